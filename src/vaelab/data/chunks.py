@@ -1,0 +1,120 @@
+"""Which images each optimizer step sees, and how many steps are handed over at once.
+
+An optimizer step is named by its number alone: epoch and position are ``divmod(step, steps_per_epoch)``, the order is a function of the epoch. Steps come in
+chunks, because handing them to the training loop one by one costs more than some of them take. A chunk ends wherever something is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive optimizer steps.
+
+    Attributes:
+        first_step: number of the first of them.
+        indices: the training images of each step ``[B]``, int64, over all ranks.
+    """
+
+    first_step: int
+    indices: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Where chunks end.
+
+    Attributes:
+        num_images: N of the training set.
+        batch_size: images an optimizer step, over all ranks and accumulated parts; the last step of an epoch takes what is left.
+        num_steps: optimizer steps of the whole run.
+        chunk_steps: most steps a chunk.
+        every: a chunk ends at each multiple of each of these (logging, checkpoints, validation).
+        limit: most steps an epoch, or None.
+
+    >>> plan = ChunkPlan(num_images=10, batch_size=3, num_steps=7, chunk_steps=3, every=(5,))
+    >>> plan.steps_per_epoch, list(plan.chunks(0)), list(plan.chunks(4)), list(plan.chunks(5))
+    (4, [(0, 3), (3, 4)], [(4, 5), (5, 7)], [(5, 7)])
+    """
+
+    num_images: int
+    batch_size: int
+    num_steps: int
+    chunk_steps: int
+    every: tuple[int, ...] = ()
+    limit: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        whole = -(-self.num_images // self.batch_size)
+        return whole if self.limit is None else min(whole, self.limit)
+
+    def end(self, step: int) -> int:
+        """The step at which the chunk that begins with ``step`` ends."""
+        epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        due = [(step // interval + 1) * interval for interval in self.every]
+        return min([step + self.chunk_steps, epoch_end, self.num_steps, *due])
+
+    def chunks(self, step: int) -> Iterator[tuple[int, int]]:
+        """First and last step (exclusive) of each chunk from ``step`` to the end of its epoch."""
+        epoch = step // self.steps_per_epoch
+        while step < self.num_steps and step // self.steps_per_epoch == epoch:
+            end = self.end(step)
+            yield step, end
+            step = end
+
+
+class ChunkLoader:
+    """One iteration = the rest of the epoch that the run stands in.
+
+    It has no length on purpose: the number of chunks differs from epoch to epoch, and Lightning would keep the first.
+
+    Args:
+        plan: where chunks end.
+        order: epoch, N -> permutation of the training images.
+        global_step: asked at the start of each iteration.
+        device: where the indices go.
+    """
+
+    def __init__(
+        self,
+        plan: ChunkPlan,
+        order: Callable[[int, int], Tensor],
+        global_step: Callable[[], int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.plan = plan
+        self.order = order
+        self.global_step = global_step
+        self.device = device
+
+    def __iter__(self) -> Iterator[Chunk]:
+        plan, step = self.plan, self.global_step()
+        epoch, _ = divmod(step, plan.steps_per_epoch)
+        indices = self.order(epoch, plan.num_images).to(self.device).split(plan.batch_size)
+        for first, end in plan.chunks(step):
+            offset = epoch * plan.steps_per_epoch
+            yield Chunk(first, tuple(indices[first - offset : end - offset]))
+
+
+class IndexLoader:
+    """Every index of a split exactly once over all ranks: rank r takes r, r + world_size, ...; nothing is padded.
+
+    >>> [i.tolist() for i in IndexLoader(5, 2, rank=1, world_size=2)]
+    [[1, 3]]
+    """
+
+    def __init__(self, num_images: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.batches: Sequence[Tensor] = torch.arange(rank, num_images, world_size).split(batch_size)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.batches)

@@ -1,0 +1,245 @@
+"""The LightningDataModule: a whole image data set as uint8 tensors, from which a batch is an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol as TypingProtocol
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from vaelab.batch import Batch
+from vaelab.data import datasets
+from vaelab.data.chunks import ChunkLoader, ChunkPlan, IndexLoader
+from vaelab.data.datasets import ImageData, Split
+from vaelab.data.protocol import protocol
+from vaelab.errors import SettingError
+
+SplitName = Literal["train", "val", "test"]
+
+
+class NoiseSource(TypingProtocol):
+    """What the data need of random numbers; see :class:`vaelab.noise.Noise`."""
+
+    def order(self, epoch: int, num_images: int) -> Tensor: ...
+
+    def step_pixels(
+        self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str
+    ) -> Tensor: ...
+
+    def image_pixels(self, purpose: str, split: str, index: Tensor, shape: Sequence[int]) -> Tensor: ...
+
+
+class ImageDataModule(L.LightningDataModule):
+    """A data set of images, split, binarised and scaled by one protocol.
+
+    Args:
+        name: data set, one of :data:`vaelab.data.sources.SOURCES`.
+        data_dir: where its files lie or go.
+        noise: order of the training images and what changes with every visit (seed of the run).
+        pixel_noise: what is sampled once: fixed binarisation, validation and test (``data.noise_seed``).
+        support: the likelihood's; a density gets dequantised pixels.
+        batch_size: images a minibatch, over all ranks.
+        val_size: images cut from the end of the training set for validation; 0 trains on all of it.
+        train_size: only the first so many training images, or None.
+        eval_batch_size: images a batch in validation and test; the numbers do not depend on it.
+        binarize, dequantize, pixel_range, noise_seed: see :class:`vaelab.data.protocol.Protocol`.
+        images: the data themselves, instead of ``name`` and ``data_dir``.
+
+    Raises:
+        SettingError: sizes that do not fit the data set; from :meth:`setup`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data_dir: str | Path,
+        *,
+        noise: NoiseSource,
+        pixel_noise: NoiseSource,
+        support: str = "binary",
+        batch_size: int = 128,
+        val_size: int = 10_000,
+        train_size: int | None = None,
+        eval_batch_size: int = 1_000,
+        binarize: str = "none",
+        dequantize: str | bool = "auto",
+        pixel_range: Sequence[float] = (0.0, 1.0),
+        noise_seed: int = 0,
+        images: ImageData | None = None,
+    ) -> None:
+        super().__init__()
+        _positive("data.batch_size", batch_size)
+        _positive("data.eval_batch_size", eval_batch_size)
+        if train_size is not None:
+            _positive("data.train_size", train_size)
+        self.name, self.data_dir = name, Path(data_dir)
+        self.noise, self.pixel_noise = noise, pixel_noise
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_size, self.train_size = val_size, train_size
+        self.images = images
+        self.plan: ChunkPlan | None = None  #: where chunks end; set before training
+        self._protocol_settings = {
+            "support": support,
+            "binarize": binarize,
+            "dequantize": dequantize,
+            "pixel_range": pixel_range,
+            "noise_seed": noise_seed,
+        }
+        self.device: torch.device = torch.device("cpu")
+        self._splits: dict[str, Split] = {}
+        self._pixels: dict[str, Tensor] = {}
+
+    # -- what Lightning calls ------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Fetch and decode, in one process."""
+        if self.images is None:
+            self.images = datasets.load(self.name, self.data_dir)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Cut the validation set; binarise what is sampled once."""
+        if self._splits:
+            return
+        if self.images is None:
+            self.images = datasets.load(self.name, self.data_dir, download=False)
+        images = self.images
+        self.protocol = protocol(images.num_levels, **self._protocol_settings)  # pyright: ignore[reportArgumentType]
+        train, val = _cut(images, self.val_size)
+        if self.train_size is not None:
+            if self.train_size > len(train.x):
+                raise SettingError(
+                    "data.train_size",
+                    self.train_size,
+                    f"must be at most {len(train.x)}, the images left to train on",
+                )
+            train = Split(train.x[: self.train_size], train.y[: self.train_size])
+        self._val_offset = len(images.train.x) + (0 if images.val is None else len(images.val.x)) - len(val.x)
+        self._splits = {"train": train, "val": val, "test": images.test}
+        if self.protocol.binarize == "fixed":
+            levels = self._once("train", torch.arange(len(train.x)), train.x)
+            self._splits["train"] = Split(levels.to(torch.uint8), train.y)
+
+    def train_dataloader(self) -> ChunkLoader:
+        if self.plan is None:
+            raise ValueError("the chunk plan is missing: set datamodule.plan")
+        return ChunkLoader(self.plan, self.noise.order, lambda: self._running.global_step, self.device)
+
+    def val_dataloader(self) -> IndexLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> IndexLoader:
+        return self._evaluation_loader("test")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Indices go with their loader; pixels are fetched in the step."""
+        return batch
+
+    # -- what the step calls -------------------------------------------------------------------------------------------
+
+    def move_to(self, device: torch.device) -> None:
+        """Hold the training images on ``device`` where they fit in half of its free memory; otherwise leave them where they are."""
+        if device == self.device or not _fits(self._splits["train"].x, device):
+            return
+        for name, split in self._splits.items():
+            self._splits[name] = Split(split.x.to(device), split.y.to(device))
+        self._pixels = {name: pixels.to(device) for name, pixels in self._pixels.items()}
+        self.device = device
+
+    def size(self, split: SplitName) -> int:
+        return len(self._splits[split].x)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return tuple(self._splits["train"].x.shape[1:])
+
+    def train_batch(self, index: Tensor, step: int, rows: slice = slice(None)) -> Batch:
+        """The training images at ``index [B]`` (over all ranks) as optimizer step ``step`` sees them; a rank takes its ``rows``."""
+        split, shape = self._splits["train"], (len(index), *self.image_shape)
+        mine = index[rows]
+        stored = split.x.index_select(0, mine)
+
+        def uniform(purpose: str) -> Tensor:
+            return self.noise.step_pixels(purpose, step, shape, self.device)[rows]
+
+        if self.protocol.binarize == "fixed":
+            levels = stored.to(torch.float32)
+        else:
+            levels = self.protocol.levels(
+                stored, uniform("binarize") if self.protocol.samples_pixels else None
+            )
+        x = self.protocol.scale(levels, uniform("dequantize") if self.protocol.dequantize else None)
+        return Batch(x=x, y=split.y.index_select(0, mine), index=mine)
+
+    def evaluation_batch(self, split: SplitName, index: Tensor) -> Batch:
+        """The images of a split at ``index [B]`` as every validation and test sees them: a function of the protocol alone."""
+        if split not in self._pixels:
+            self._pixels[split] = self._evaluation_pixels(split).to(self.device)
+        here = index.to(self.device)
+        return Batch(x=self._pixels[split][here], y=self._splits[split].y[here], index=here)
+
+    def noise_index(self, split: SplitName, index: Tensor) -> Tensor:
+        """The index under which an image's noise is made: validation images keep theirs in the training set."""
+        return index + self._val_offset if split == "val" else index
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _evaluation_pixels(self, split: SplitName) -> Tensor:
+        stored = self._splits[split].x.cpu()
+        index = torch.arange(len(stored))
+        if split == "train" and self.protocol.binarize == "fixed":
+            levels = stored.to(torch.float32)
+        else:
+            levels = self._once(split, index, stored)
+        uniform = self._uniform("dequantize", split, index) if self.protocol.dequantize else None
+        return self.protocol.scale(levels, uniform)
+
+    def _once(self, split: SplitName, index: Tensor, stored: Tensor) -> Tensor:
+        return self.protocol.levels(
+            stored, self._uniform("binarize", split, index) if self.protocol.samples_pixels else None
+        )
+
+    def _uniform(self, purpose: str, split: SplitName, index: Tensor) -> Tensor:
+        source = "test" if split == "test" else "train"
+        return self.pixel_noise.image_pixels(
+            purpose, source, self.noise_index(split, index), self.image_shape
+        )
+
+    def _evaluation_loader(self, split: SplitName) -> IndexLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return IndexLoader(self.size(split), self.eval_batch_size, rank, world_size)
+
+    @property
+    def _running(self) -> L.Trainer:
+        if self.trainer is None:
+            raise ValueError("the data module is not attached to a trainer")
+        return self.trainer
+
+
+def _cut(images: ImageData, val_size: int) -> tuple[Split, Split]:
+    """Training and validation images: the last ``val_size`` of all that is not test; an official validation set stands last."""
+    x, y = images.train.x, images.train.y
+    if images.val is not None:
+        x, y = torch.cat([x, images.val.x]), torch.cat([y, images.val.y])
+    if isinstance(val_size, bool) or not isinstance(val_size, int) or not 0 <= val_size < len(x):
+        raise SettingError(
+            "data.val_size",
+            val_size,
+            f"must be an integer from 0 to {len(x) - 1}, the training images less one",
+        )
+    cut = len(x) - val_size
+    return Split(x[:cut], y[:cut]), Split(x[cut:], y[cut:])
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.numel() * images.element_size() < free / 2
+
+
+def _positive(setting: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingError(setting, value, "must be a positive integer")

@@ -1,0 +1,66 @@
+"""What a person is told when a setting is wrong. Every message names the setting, the value received and the rule."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class SettingError(ValueError):
+    """A setting that a person gave cannot be used; the command ends with exit status 2 before anything is written.
+
+    Args:
+        setting: the key as typed on the command line, e.g. ``latent_dim`` or ``data.binarize``.
+        received: the value as received.
+        rule: what would have been right, e.g. ``must be a positive integer``.
+        nearest: the nearest valid name, shown as a question, for what looks like a typo.
+
+    >>> print(SettingError("latent_dim", -3, "must be a positive integer"))
+    latent_dim=-3: must be a positive integer
+    """
+
+    def __init__(self, setting: str, received: object, rule: str, *, nearest: str | None = None) -> None:
+        self.setting, self.received, self.rule, self.nearest = setting, received, rule, nearest
+        hint = f" (did you mean {nearest!r}?)" if nearest is not None else ""
+        super().__init__(f"{setting}={received}: {rule}{hint}")
+
+    def __reduce__(self) -> tuple[object, ...]:  # exceptions with keyword arguments do not pickle by themselves
+        return (_rebuild, (self.setting, self.received, self.rule, self.nearest))
+
+
+def _rebuild(setting: str, received: object, rule: str, hint: str | None) -> SettingError:
+    return SettingError(setting, received, rule, nearest=hint)
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """The name in ``allowed`` that ``word`` most likely meant, or None.
+
+    >>> nearest("latent_dmi", ["latent_dim", "seed"])
+    'latent_dim'
+    """
+    found = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def choice(setting: str, received: T, allowed: Iterable[T]) -> T:
+    """``received`` if it is one of ``allowed``; otherwise a :class:`SettingError` that lists them.
+
+    >>> choice("data.binarize", "dynamic", ["none", "dynamic"])
+    'dynamic'
+    """
+    options = list(allowed)
+    if received in options:
+        return received
+    names = [str(option) for option in options]
+    raise SettingError(setting, received, f"must be one of {', '.join(names)}", nearest=nearest(str(received), names))
+
+
+class RunFailed(RuntimeError):
+    """A run that had begun did not complete; its directory says why. The command ends with ``exit_status``."""
+
+    def __init__(self, message: str, exit_status: int = 1) -> None:
+        self.exit_status = exit_status
+        super().__init__(message)
