@@ -1,0 +1,421 @@
+"""Pictures of a model: arrays in, a matplotlib ``Figure`` out. No pyplot, no global state, no random numbers.
+
+Images are ``[..., C, H, W]`` in [0, 1], C = 1 (grey) or 3 (RGB); values outside are clipped and pixels that
+are not finite are drawn magenta, so that they are seen. Every image pixel is a whole number of picture
+pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+
+DPI = 150
+WIDEST = 1800  # picture pixels across, or down, for the images
+MOST = 400  # images in one picture
+PAD = 18  # picture pixels around everything
+BAD = (0.85, 0.0, 0.55)
+
+INK, FAINT = "#222222", "#767676"
+TRAIN, VAL = "#0072b2", "#d55e00"
+# Ten classes, each at least 24 CIELAB units from the others, from white and from the grey of unlabelled
+# points, as seen with normal sight, protanopia and deuteranopia (drawn from Wong's, Tol's and IBM's palettes)
+TEN = (
+    "#aa4499", "#d55e00", "#56b4e9", "#882255", "#f0e442",
+    "#785ef0", "#661100", "#cc6677", "#ddcc77", "#332288",
+)  # fmt: skip
+NONE = "#c4c4c4"
+
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.facecolor": "white",
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",
+    "figure.dpi": DPI,
+    "savefig.facecolor": "white",
+    "savefig.bbox": None,
+    "text.usetex": False,
+}
+
+
+def samples(images: ArrayLike, title: str | None = None) -> Figure:
+    """A near-square grid of ``images [n, C, H, W]``, row by row; of more than 400 the first 400 are drawn,
+    and the title says so.
+    """
+    shown = _images(images, 4)
+    count = len(shown)
+    shown = shown[:MOST]
+    if count > MOST:
+        title = f"{title or 'samples'} (first {MOST} of {count})"
+    columns = int(np.ceil(np.sqrt(len(shown))))
+    rows = int(np.ceil(len(shown) / columns))
+    grid = np.full((rows * columns, *shown.shape[1:]), np.inf, dtype=np.float32)  # inf = nothing there
+    grid[: len(shown)] = shown
+    return _Sheet(grid.reshape(rows, columns, *shown.shape[1:]), title=title).figure
+
+
+def reconstructions(x: ArrayLike, x_hat: ArrayLike, title: str | None = None) -> Figure:
+    """Inputs ``x [n, C, H, W]`` above their reconstructions ``x_hat``, sixteen pairs across; at most 128
+    pairs are drawn.
+    """
+    above, below = _images(x, 4), _images(x_hat, 4)
+    if above.shape != below.shape:
+        raise ValueError(f"x {above.shape} and x_hat {below.shape} must have one shape")
+    pairs = np.stack([above, below], axis=1)[:128]  # [n, 2, C, H, W]
+    columns = min(16, len(pairs))
+    bands = int(np.ceil(len(pairs) / columns))
+    grid = np.full((bands * columns, *pairs.shape[1:]), np.inf, dtype=np.float32)
+    grid[: len(pairs)] = pairs
+    grid = grid.reshape(bands, columns, *pairs.shape[1:]).swapaxes(1, 2)  # [bands, 2, columns, C, H, W]
+    return _Sheet(
+        grid.reshape(bands * 2, columns, *pairs.shape[2:]),
+        title=title,
+        row_labels=["input", "output"] * bands,
+        row_gaps=[_gap(grid), 4 * _gap(grid)] * bands,
+    ).figure
+
+
+def traversal(images: ArrayLike, values: ArrayLike, dims: Sequence[int], kl: Sequence[float]) -> Figure:
+    """``images [dims, steps, C, H, W]``: one row a latent dimension moved through ``values [steps]``, the
+    others held fixed.
+
+    ``dims`` are the dimensions' numbers and ``kl`` their KL in nats per image, the most active first by
+    custom.
+    """
+    shown, values = _images(images, 5), np.asarray(values, dtype=float)
+    if not len(shown) == len(dims) == len(kl) or shown.shape[1] != len(values):
+        raise ValueError(
+            f"images {shown.shape} must be [dims, steps, C, H, W] for {len(dims)} dims, {len(kl)} kl"
+            f" and {len(values)} values"
+        )
+    return _Sheet(
+        shown,
+        row_labels=[f"$z_{{{d}}}$ (KL {k:.1f} nats)" for d, k in zip(dims, kl, strict=True)],
+        column_labels=[_signed(v) for v in values],
+        title="latent traversal",
+    ).figure
+
+
+def manifold(images: ArrayLike, quantiles: ArrayLike) -> Figure:
+    """The plane of a two-dimensional code, ``images [n, n, C, H, W]``.
+
+    ``images[i, j]`` decodes z_1 = the prior's quantile ``quantiles[j]`` and z_2 = its quantile
+    ``quantiles[i]``; z_2 grows upwards, so ``images[0]`` is the lowest row.
+    """
+    shown, quantiles = _images(images, 5), np.asarray(quantiles, dtype=float)
+    if shown.shape[:2] != (len(quantiles), len(quantiles)):
+        raise ValueError(f"images {shown.shape} must be [n, n, C, H, W] with n = {len(quantiles)} quantiles")
+    labels = [f"{q:.3g}" for q in quantiles]
+    return _Sheet(
+        shown[::-1],
+        gap=0,
+        row_labels=labels[::-1],
+        foot_labels=labels,
+        title="decoded plane, by quantiles of the prior ($z_1$ across, $z_2$ up)",
+    ).figure
+
+
+def interpolation(images: ArrayLike) -> Figure:
+    """``images [rows, steps, C, H, W]``: in each row the first and the last are images of the data, between
+    them decoded codes.
+    """
+    shown = _images(images, 5)
+    if shown.shape[1] < 3:
+        raise ValueError(f"images {shown.shape}: an interpolation has at least three steps")
+    steps = shown.shape[1]
+    labels = ["data", *[""] * (steps - 2), "data"]
+    labels[steps // 2] = "decoded"
+    gap = _gap(shown)
+    gaps = [3 * gap, *[gap] * (steps - 3), 3 * gap]
+    sheet = _Sheet(
+        shown,
+        column_labels=labels,
+        column_gaps=gaps,
+        row_gaps=[2 * gap] * len(shown),
+        title="interpolation between test images",
+    )
+    for row in range(len(shown)):
+        for column in (0, steps - 1):
+            sheet.frame(row, column, VAL)
+    return sheet.figure
+
+
+def latents(
+    z2: ArrayLike,
+    y: ArrayLike,
+    explained: tuple[float, float] | None = None,
+    names: tuple[str, str] = ("$z_1$", "$z_2$"),
+) -> Figure:
+    """Codes ``z2 [N, 2]`` coloured by class ``y [N]``; y = -1 (unlabelled) is grey. Each class's digit stands
+    at its median.
+
+    ``explained`` are the fractions of variance of the two axes, if they are principal components.
+    """
+    z, labels = np.asarray(z2, dtype=float), np.asarray(y).astype(int)
+    if z.ndim != 2 or z.shape[1] != 2 or labels.shape != z.shape[:1]:
+        raise ValueError(f"z2 {z.shape} and y {labels.shape} must be [N, 2] and [N]")
+    classes = [int(c) for c in np.unique(labels) if c >= 0]
+    with matplotlib.rc_context(_STYLE):
+        figure = _blank(900, 810)
+        axes = figure.add_axes((0.11, 0.11, 0.73, 0.84))
+        size = float(np.clip(20000 / max(len(z), 1), 3.0, 25.0))
+        unlabelled = labels < 0
+        axes.scatter(*z[unlabelled].T, s=size * 0.7, c=NONE, linewidths=0, zorder=1)
+        colours = np.array([TEN[c % 10] for c in labels[~unlabelled]], dtype=object)
+        # one call in the order of the data: no class lies on top of the others
+        axes.scatter(*z[~unlabelled].T, s=size, c=list(colours), linewidths=0, alpha=0.75, zorder=2)
+        for c, middle in zip(classes, _apart(z, labels, classes), strict=True):
+            axes.annotate(
+                str(c), middle, ha="center", va="center", fontsize=13, fontweight="bold", color=INK, zorder=4,
+                path_effects=[withStroke(linewidth=3.5, foreground="white")],
+            )  # fmt: skip
+        entries = [(str(c), TEN[c % 10]) for c in classes] + ([("none", NONE)] if unlabelled.any() else [])
+        for name, colour in entries:
+            axes.scatter([], [], s=40, c=colour, linewidths=0, label=name)
+        if entries:
+            axes.legend(
+                loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title="class", handletextpad=0.2
+            )
+        shares = (
+            ["", ""]
+            if explained is None
+            else [f" ({100 * part:.0f} % of the variance)" for part in explained]
+        )
+        axes.set_xlabel(names[0] + shares[0])
+        axes.set_ylabel(names[1] + shares[1])
+        axes.set_aspect("equal", adjustable="datalim")
+    return figure
+
+
+def learning_curves(rows: Sequence[Mapping[str, float]], best_step: float | None = None) -> Figure:
+    """ELBO, rate and distortion against the step, training and validation, from the rows of ``metrics.csv``.
+
+    The vertical range leaves out the first steps, whose values would flatten everything that follows.
+    ``best_step`` is the step of the selected checkpoint.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = _blank(1650, 560)
+        for i, metric in enumerate(("elbo", "rate", "distortion")):
+            axes = figure.add_axes((0.055 + i * 0.325, 0.15, 0.26, 0.7))
+            late: list[float] = []
+            last = max((row["step"] for row in rows), default=0.0)
+            for split, colour in (("train", TRAIN), ("val", VAL)):
+                key = f"{split}/{metric}"
+                points = [(row["step"], row[key]) for row in rows if key in row and np.isfinite(row[key])]
+                if not points:
+                    continue
+                few = len(points) < 30
+                axes.plot(
+                    *zip(*points, strict=True), color=colour, label=split, linewidth=1.5,
+                    zorder=3 if few else 2, marker="o" if few else None, markersize=3.5,
+                )  # fmt: skip
+                late += [value for step, value in points if step >= 0.1 * last]
+            if late:
+                low, high = min(late), max(late)
+                margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
+                axes.set_ylim(low - margin, high + margin)
+            else:
+                axes.text(
+                    0.5, 0.5, "not logged", ha="center", va="center", color=FAINT, transform=axes.transAxes
+                )
+            if best_step is not None:
+                axes.axvline(best_step, color=FAINT, linestyle="--", linewidth=1, label="selected", zorder=1)
+            axes.set_title(f"{metric} (nats per image)", loc="left")
+            axes.set_xlabel("optimizer step")
+            axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
+            axes.set_axisbelow(True)
+            if late and i == 0:
+                axes.legend(loc="lower right", framealpha=1, edgecolor="none")
+    return figure
+
+
+def save(figure: Figure, path: Path | str) -> Path:
+    """Write a PNG at 150 dpi, whole or not at all; equal figures make equal bytes (no time stamp, no version
+    in it).
+    """
+    path = Path(path)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+class _Sheet:
+    """Images in rows and columns with labels around them, laid out in picture pixels so that nothing is cut
+    or blurred.
+    """
+
+    def __init__(
+        self,
+        grid: Array,
+        *,
+        gap: int | None = None,
+        title: str | None = None,
+        row_labels: Sequence[str] = (),
+        column_labels: Sequence[str] = (),
+        foot_labels: Sequence[str] = (),
+        row_gaps: Sequence[int] | None = None,
+        column_gaps: Sequence[int] | None = None,
+    ) -> None:
+        rows, columns, _, height, width = grid.shape
+        gap = _gap(grid) if gap is None else gap
+        # top left corner of each image, in image pixels
+        self._y = np.cumsum([0, *(height + g for g in (row_gaps or [gap] * rows))])[:rows]
+        self._x = np.cumsum([0, *(width + g for g in (column_gaps or [gap] * columns))])[:columns]
+        self._size = (height, width)
+        mosaic = np.ones((self._y[-1] + height, self._x[-1] + width, 3), dtype=np.float32)
+        for i, y in enumerate(self._y):
+            for j, x in enumerate(self._x):
+                if not np.isposinf(grid[i, j]).all():  # an empty place stays white
+                    mosaic[y : y + height, x : x + width] = _rgb(grid[i, j])
+        self.scale = scale = max(1, min(WIDEST // max(mosaic.shape[:2]), round(96 / max(height, width))))
+        with matplotlib.rc_context(_STYLE):
+            left = (
+                max((_text_width(text, 8) for text in row_labels), default=0)
+                + (14 if row_labels else 0)
+                + PAD
+            )
+            top = PAD + (38 if title else 0) + (28 if column_labels else 0)
+            bottom = PAD + (28 if foot_labels else 0)
+            across, down = mosaic.shape[1] * scale, mosaic.shape[0] * scale
+            inner = max(across, _text_width(title, 10) if title else 0)
+            total = (left + inner + PAD, top + down + bottom)
+            self.figure = _blank(*total)
+            box = (left / total[0], bottom / total[1], across / total[0], down / total[1])
+            self.axes = axes = self.figure.add_axes(box)
+            axes.imshow(
+                np.round(255 * mosaic).astype(np.uint8),
+                interpolation="nearest",
+                aspect="auto",
+                extent=(0, mosaic.shape[1], mosaic.shape[0], 0),
+            )
+            axes.set_axis_off()
+            pixel = 1 / scale  # one picture pixel, in the units of the axes
+            for y, text in zip(self._y, row_labels, strict=False):
+                axes.text(-12 * pixel, y + height / 2, text, ha="right", va="center", fontsize=8)
+            for labels, y, va in (
+                (column_labels, -8 * pixel, "bottom"),
+                (foot_labels, mosaic.shape[0] + 8 * pixel, "top"),
+            ):
+                for j in _not_touching(labels, (width + gap) * scale):
+                    axes.text(self._x[j] + width / 2, y, labels[j], ha="center", va=va, fontsize=8)
+            if title:
+                axes.text(0, -(top - PAD - 26) * pixel, title, ha="left", va="bottom", fontsize=10)
+
+    def frame(self, row: int, column: int, colour: str) -> None:
+        """A line around one image, just outside it."""
+        (height, width), edge = self._size, 4 / self.scale
+        corner = (self._x[column] - edge / 2, self._y[row] - edge / 2)
+        self.axes.add_patch(
+            Rectangle(
+                corner,
+                width + edge,
+                height + edge,
+                fill=False,
+                edgecolor=colour,
+                linewidth=1.6,
+                clip_on=False,
+            )
+        )
+
+
+def _blank(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _gap(images: Array) -> int:
+    """Image pixels between images."""
+    return max(1, round(max(images.shape[-2:]) / 14))
+
+
+def _apart(z: Array, labels: Array, classes: Sequence[int]) -> Array:
+    """The classes' medians ``[classes, 2]``, moved from each other until two digits at them can both be
+    read.
+    """
+    middles = np.array([np.median(z[labels == c], axis=0) for c in classes]).reshape(-1, 2)
+    nearest = 0.045 * max(np.ptp(z, axis=0).max(), 1e-9) if len(z) else 0.0
+    for _ in range(50):
+        for i in range(len(middles)):
+            for j in range(i):
+                gap = middles[i] - middles[j]
+                far = float(np.hypot(*gap))
+                if far < nearest:
+                    push = (gap / far if far > 0 else np.array([1.0, 0.0])) * (nearest - far) / 2
+                    middles[i] += push
+                    middles[j] -= push
+    return middles
+
+
+def _images(images: ArrayLike, ndim: int) -> Array:
+    array = np.asarray(images, dtype=np.float32)
+    if array.ndim != ndim or array.shape[-3] not in (1, 3) or 0 in array.shape:
+        names = "[rows, columns, C, H, W]" if ndim == 5 else "[n, C, H, W]"
+        raise ValueError(f"images {array.shape} must be {names} with C = 1 or 3, and at least one")
+    return array
+
+
+def _rgb(image: Array) -> Array:
+    """``[C, H, W]`` -> ``[H, W, 3]`` in [0, 1]."""
+    clipped = np.moveaxis(
+        np.broadcast_to(np.clip(np.nan_to_num(image), 0, 1), (3, *image.shape[1:])), 0, -1
+    ).copy()
+    clipped[~np.isfinite(image).all(axis=0)] = BAD
+    return clipped
+
+
+def _text_width(text: str, size: float) -> int:
+    """Picture pixels that ``text`` takes across."""
+    figure = _blank(10, 10)
+    return int(np.ceil(figure.text(0, 0, text, fontsize=size).get_window_extent().width))
+
+
+def _not_touching(labels: Sequence[str], room: float) -> list[int]:
+    """Which of the evenly spaced ``labels`` can be drawn without touching: all, every second, ... and always
+    the middle one's.
+    """
+    shown = [j for j, text in enumerate(labels) if text]
+    if not shown:
+        return []
+    widest = max(_text_width(labels[j], 8) for j in shown) + 12
+    every = int(np.ceil(widest / room)) if len(shown) == len(labels) else 1
+    return [j for j in shown if (j - (len(labels) - 1) // 2) % every == 0]
+
+
+def _signed(value: float) -> str:
+    text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "0") else text.replace("-", "−")

@@ -1,0 +1,34 @@
+"""A run directory: what made a run, how it stands, what it logged, its numbers. Imports no torch."""
+
+from vaelab.runs.cards import Card, comparable, read_cards, write_cards
+from vaelab.runs.console import ConsoleLog
+from vaelab.runs.directory import RunDirectory, check_writable, find_latest, find_runs
+from vaelab.runs.files import read_json, read_yaml, write_atomically, write_json, write_yaml
+from vaelab.runs.manifest import complete_manifest, read_manifest, start_manifest
+from vaelab.runs.metrics import MetricsWriter
+from vaelab.runs.status import Status, StatusRecord, read_status, write_status
+
+__all__ = [
+    "Card",
+    "ConsoleLog",
+    "MetricsWriter",
+    "RunDirectory",
+    "Status",
+    "StatusRecord",
+    "check_writable",
+    "comparable",
+    "complete_manifest",
+    "find_latest",
+    "find_runs",
+    "read_cards",
+    "read_json",
+    "read_manifest",
+    "read_status",
+    "read_yaml",
+    "start_manifest",
+    "write_atomically",
+    "write_cards",
+    "write_json",
+    "write_status",
+    "write_yaml",
+]

@@ -1,0 +1,308 @@
+"""The table of runs: one row a run, ranked by a validation number only among runs that were measured
+alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vaelab.errors import SettingError
+from vaelab.runs import metrics
+from vaelab.runs.cards import Card, printable, read_cards
+from vaelab.runs.directory import RunDirectory
+from vaelab.runs.files import read_yaml
+from vaelab.runs.manifest import read_manifest
+from vaelab.runs.status import read_status
+
+SHOWN = ("elbo", "nll")  # test numbers in the table; the others are in --json
+QUIET = (
+    "seed",
+    "name",
+    "tags",
+    "paths",
+    "hydra",
+    "logger",
+    "run",
+    "callbacks",
+)  # say nothing about the number
+SCORE = {"name": "val/elbo", "mode": "max"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run as the table sees it. ``damage`` names what could not be read; a row is made of whatever
+    could.
+    """
+
+    path: Path
+    name: str
+    status: str
+    experiment: str | None = None
+    seed: int | None = None
+    created: float | None = None
+    score_name: str = SCORE["name"]
+    score_mode: str = SCORE["mode"]
+    score: float | None = None
+    num_val: int | None = None
+    cards: tuple[Card, ...] = ()
+    overrides: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    damage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Runs that were measured alike, best validation score first; ``protocol`` None for runs without a test
+    number.
+    """
+
+    protocol: Mapping[str, Any] | None
+    score_name: str
+    rows: tuple[Row, ...]
+
+
+def read_row(run: RunDirectory, root: Path | None = None) -> Row:
+    """The row of one run; never raises for what a directory holds (a killed run leaves half of
+    everything).
+    """
+    damage: list[str] = []
+    name = str(run.path.relative_to(root)) if root is not None and run.path != root else run.name
+    manifest = _try(damage, "manifest.json", lambda: read_manifest(run), {})
+    config = _try(damage, "config.yaml", lambda: _mapping(read_yaml(run.config_file)), {})
+    overrides = _try(damage, "overrides.yaml", lambda: _list(read_yaml(run.overrides_file)), [])
+    status = _try(damage, "status.json", lambda: read_status(run.status_file).status.value, "unknown")
+    cards = (
+        _try(damage, "evaluation.json", lambda: read_cards(run.evaluation_file), [])
+        if run.evaluation_file.exists()
+        else []
+    )
+    score = config.get("score") if isinstance(config.get("score"), dict) else {}
+    score_name, mode = str(score.get("name", SCORE["name"])), str(score.get("mode", SCORE["mode"]))
+    rows = (
+        _try(damage, "metrics.csv", lambda: metrics.read(run.metrics_file), [])
+        if run.metrics_file.exists()
+        else []
+    )
+    values = [row[score_name] for row in rows if score_name in row and row[score_name] == row[score_name]]
+    return Row(
+        path=run.path,
+        name=name,
+        status=status,
+        experiment=_of(manifest, "experiment", str),
+        seed=_of(manifest, "seed", int),
+        created=_time(manifest.get("created")),
+        score_name=score_name,
+        score_mode=mode,
+        score=(max(values) if mode == "max" else min(values)) if values else None,
+        num_val=_of(manifest.get("data") if isinstance(manifest.get("data"), dict) else {}, "num_val", int),
+        cards=tuple(cards),
+        overrides=tuple(str(item) for item in overrides),
+        config=config,
+        damage=tuple(damage),
+    )
+
+
+def rank(rows: Iterable[Row]) -> list[Ranking]:
+    """Group the runs by everything that must be equal for their numbers to be compared, and order each group
+    by its score.
+
+    A run stands in a group for each protocol of its test numbers; runs without one come last, by time. The
+    score is a validation number, so its name, direction and number of images are part of what must be equal.
+    """
+    groups: dict[str, tuple[Mapping[str, Any] | None, list[Row]]] = {}
+    for row in rows:
+        protocols = {
+            json.dumps(card.protocol, sort_keys=True, default=str): card
+            for card in row.cards
+            if card.split == "test"
+        }
+        for text, card in protocols.items():
+            own = tuple(c for c in row.cards if c.split == "test" and c.protocol == card.protocol)
+            key = json.dumps(
+                [text, row.score_name, row.score_mode, row.num_val, card.num_images], default=str
+            )
+            groups.setdefault(key, (card.protocol, []))[1].append(_with(row, own))
+        if not protocols:
+            groups.setdefault("none", (None, []))[1].append(row)
+    rankings = []
+    for protocol, members in groups.values():
+        if protocol is None:
+            ordered = sorted(members, key=lambda row: (row.created or 0.0, row.name))
+        else:
+            sign = -1.0 if members[0].score_mode == "max" else 1.0
+            ordered = sorted(
+                members, key=lambda row: (row.score is None, sign * (row.score or 0.0), row.name)
+            )
+        rankings.append(Ranking(protocol, members[0].score_name, tuple(ordered)))
+    return sorted(rankings, key=lambda ranking: ranking.protocol is None)
+
+
+def differences(rows: Sequence[Row]) -> list[str]:
+    """What sets each of ``rows`` apart: the overrides that not all were given, else the configuration keys
+    that differ.
+    """
+    typed = [
+        {o.lstrip("+~").partition("=")[0]: o for o in row.overrides if not _quiet(o.lstrip("+~"))}
+        for row in rows
+    ]
+    shared = set.intersection(*(set(t.values()) for t in typed)) if typed else set()
+    texts = [" ".join(o for o in t.values() if o not in shared) for t in typed]
+    if any(texts):
+        return texts
+    flat = [{k: v for k, v in _flatten(row.config).items() if not _quiet(k)} for row in rows]
+    names = sorted({k for f in flat for k in f if any(f.get(k) != g.get(k) for g in flat)})
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [" ".join(f"{k}={f[k]}" for k in names[:3] if k in f) + more if names else "" for f in flat]
+
+
+def render(rankings: Sequence[Ranking]) -> RenderableType:
+    """What ``vae-runs`` prints."""
+    parts: list[RenderableType] = []
+    for ranking in rankings:
+        parts.append(_table(ranking))
+    ranked = [r for r in rankings if r.protocol is not None]
+    if len(ranked) > 1:
+        keys = {k for r in ranked for k in r.protocol or {}}
+        differing = sorted(k for k in keys if len({repr((r.protocol or {}).get(k)) for r in ranked}) > 1)
+        why = f"differ in {', '.join(differing)}" if differing else "have other validation or test sets"
+        parts.append(Text(f"{len(ranked)} groups, not ranked against each other: they {why}."))
+    return Group(*parts)
+
+
+def as_json(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
+    """The same content for programs: one record a group, its runs in order."""
+    return [
+        {
+            "protocol": ranking.protocol,
+            "score": {"name": ranking.score_name, "mode": ranking.rows[0].score_mode},
+            "runs": [
+                {
+                    "path": str(row.path),
+                    "name": row.name,
+                    "status": row.status,
+                    "experiment": row.experiment,
+                    "seed": row.seed,
+                    "score": row.score,
+                    "overrides": list(row.overrides),
+                    "cards": [card.to_dict() for card in row.cards],
+                    "damage": list(row.damage),
+                }
+                for row in ranking.rows
+            ],
+        }
+        for ranking in rankings
+    ]
+
+
+def _table(ranking: Ranking) -> Table:
+    rows = ranking.rows
+    columns = sorted(
+        {_column(c) for row in rows for c in row.cards if c.metric in SHOWN}, key=lambda c: SHOWN.index(c[0])
+    )
+    heading = (
+        "no test number yet"
+        if ranking.protocol is None
+        else "  ".join(f"{k}={v}" for k, v in ranking.protocol.items())
+    )
+    table = Table(
+        title=Text(printable(heading), style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("run", overflow="fold", min_width=12)
+    table.add_column("status")
+    table.add_column("seed", justify="right")
+    table.add_column(printable(ranking.score_name), justify="right", no_wrap=True)
+    for metric, _, samples in columns:
+        table.add_column(
+            f"test {metric}" + (f" K={samples}" if samples > 1 else ""), justify="right", no_wrap=True
+        )
+    table.add_column("differs in", overflow="fold")
+    for row, differs in zip(rows, differences(rows), strict=True):
+        found = {_column(card): card for card in row.cards}
+        cells = [
+            row.name,
+            row.status,
+            "" if row.seed is None else str(row.seed),
+            "" if row.score is None else f"{row.score:.2f}",
+        ]
+        for column in columns:
+            card = found.get(column)
+            cells.append(
+                ""
+                if card is None
+                else f"{card.value:.2f}" + (f" ± {card.se_images:.2f}" if card.se_images else "")
+            )
+        cells.append(differs + (" " if differs and row.damage else "") + "; ".join(row.damage))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+def _column(card: Card) -> tuple[str, str, int]:
+    return card.metric, card.estimator, card.num_samples
+
+
+def _with(row: Row, cards: tuple[Card, ...]) -> Row:
+    return Row(**{**{name: getattr(row, name) for name in Row.__dataclass_fields__}, "cards": cards})
+
+
+def _try(damage: list[str], what: str, read: Any, default: Any) -> Any:
+    try:
+        return read()
+    except SettingError as error:
+        damage.append(f"{what}: missing" if "no such file" in error.rule else f"{what}: unreadable")
+    except (OSError, ValueError, TypeError, KeyError):
+        damage.append(f"{what}: unreadable")
+    return default
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not a mapping")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
+
+
+def _of(record: Any, key: str, kind: type) -> Any:
+    value = record.get(key)
+    return value if type(value) is kind else None
+
+
+def _time(value: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except (TypeError, ValueError):
+        return None
+
+
+def _flatten(config: Any, prefix: str = "", depth: int = 20) -> dict[str, Any]:
+    if not isinstance(config, dict) or depth == 0:
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key), depth - 1))
+    return flat
+
+
+def _quiet(key: str) -> bool:
+    return key.partition("=")[0].partition(".")[0].partition("/")[0] in QUIET or key.startswith(
+        "trainer.enable_progress"
+    )

@@ -1,0 +1,147 @@
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaelab import figures
+
+rng = np.random.default_rng(0)
+
+
+def pixels(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figures.DPI)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def pictures(c=1, h=28, w=28):
+    def images(*shape):
+        return rng.random((*shape, c, h, w))
+
+    z = rng.normal(size=(200, 2))
+    return {
+        "samples": figures.samples(images(64), "samples"),
+        "one": figures.samples(images(1), "a single image with a title much wider than the image"),
+        "reconstructions": figures.reconstructions(images(20), images(20)),
+        "traversal": figures.traversal(images(3, 7), np.linspace(-3, 3, 7), [0, 12, 63], [12.31, 2.0, 0.1]),
+        "manifold": figures.manifold(images(6, 6), np.linspace(0.05, 0.95, 6)),
+        "interpolation": figures.interpolation(images(3, 6)),
+        "latents": figures.latents(z, np.arange(200) % 11 - 1, (0.5, 0.25), ("PC 1", "PC 2")),
+        "curves": figures.learning_curves(
+            [{"step": s, "train/elbo": -s, "val/rate": 1} for s in range(9)], 3
+        ),
+    }
+
+
+@pytest.mark.parametrize("c, h, w", [(1, 28, 28), (3, 8, 12)])
+def test_nothing_is_cut_off_and_the_ground_is_white(c, h, w):
+    for name, figure in pictures(c, h, w).items():
+        image = pixels(figure)
+        edges = [image[:4], image[-4:], image[:, :4], image[:, -4:]]
+        border = np.concatenate([edge.reshape(-1, 3) for edge in edges])
+        assert (border == 255).all(), name
+        assert max(image.shape) <= 2300, name
+
+
+def test_every_image_pixel_is_a_whole_number_of_equal_picture_pixels():
+    images = rng.integers(0, 256, (4, 1, 28, 28)) / 255.0
+    image = pixels(figures.samples(images))[figures.PAD : -figures.PAD, figures.PAD : -figures.PAD, 0]
+    scale = image.shape[0] // (2 * 28 + 2)
+    assert image.shape == (58 * scale, 58 * scale)
+    first = image[: 28 * scale, : 28 * scale].reshape(28, scale, 28, scale)
+    np.testing.assert_array_equal(first, np.broadcast_to(first[:, :1, :, :1], first.shape))
+    assert np.abs(first[:, 0, :, 0] - 255 * images[0, 0]).max() <= 1
+
+
+def test_colour_order_range_and_broken_pixels():
+    images = np.zeros((1, 3, 4, 4))
+    images[0, 0] = 7.0  # clipped to red
+    images[0, :, 0, 0] = np.nan
+    image = pixels(figures.samples(images))
+    assert (image == [255, 0, 0]).all(axis=-1).any()
+    assert (image == (217, 0, 140)).all(axis=-1).any()
+
+
+def test_an_inputs_row_lies_above_its_outputs():
+    image = pixels(figures.reconstructions(np.zeros((3, 1, 8, 8)), np.full((3, 1, 8, 8), 0.6)))
+    across = image.shape[1] - figures.PAD - 10
+    column = [int(v) for v in image[:, across, 0] if v != 255]
+    assert column == sorted(column)
+    assert set(column) == {0, 153}
+
+
+def test_the_manifolds_second_axis_grows_upwards():
+    images = np.zeros((2, 2, 1, 8, 8))
+    images[1, 0] = 0.6  # z_2 high, z_1 low: upper left
+    image = pixels(figures.manifold(images, [0.1, 0.9]))
+    rows, columns = np.nonzero((image == 0).all(axis=-1))
+    inside = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1, 0]
+    upper, left = inside.shape[0] // 2, inside.shape[1] // 2
+    assert (inside[2 : upper - 2, 2 : left - 2] == 153).all()
+    assert (inside[upper + 2 : -2, 2:-2] == 0).all()
+    assert (inside[2:-2, left + 2 : -2] == 0).all()
+
+
+def test_the_ends_of_an_interpolation_are_framed():
+    image = pixels(figures.interpolation(np.zeros((1, 5, 1, 8, 8))))
+    frame = tuple(int(figures.VAL[i : i + 2], 16) for i in (1, 3, 5))
+    columns = np.nonzero((image == frame).all(axis=-1).any(axis=0))[0]
+    assert columns.min() < image.shape[1] * 0.2
+    assert columns.max() > image.shape[1] * 0.8
+    assert not ((columns > image.shape[1] * 0.3) & (columns < image.shape[1] * 0.7)).any()
+
+
+def test_unlabelled_codes_are_grey_and_classes_have_their_colours():
+    z = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
+    axes = figures.latents(z, np.array([-1, 3, 3])).axes[0]
+    grey, coloured = axes.collections[:2]
+    assert len(np.asarray(grey.get_offsets())) == 1
+    assert len(np.asarray(coloured.get_offsets())) == 2
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["3", "none"]
+    assert len(set(figures.TEN)) == 10
+
+
+def test_learning_curves_draw_what_was_logged_and_mark_the_selected_step():
+    rows = [{"step": s, "train/elbo": -500.0 if s < 5 else -100.0 - s / 100} for s in range(100)]
+    axes = figures.learning_curves(rows, best_step=42).axes
+    assert [line.get_label() for line in axes[0].get_lines()] == ["train", "selected"]
+    assert axes[0].get_ylim()[0] > -110  # the first steps do not flatten the rest
+    assert list(np.asarray(axes[0].get_lines()[1].get_xdata())) == [42, 42]
+    assert [t.get_text() for t in axes[1].texts] == ["not logged"]
+
+
+def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
+    images = rng.random((4, 1, 8, 8))
+    a = figures.save(figures.samples(images, "t"), tmp_path / "deep" / "a.png").read_bytes()
+    b = figures.save(figures.samples(images, "t"), tmp_path / "deep" / "b.png").read_bytes()
+    assert a == b
+    assert not {"Software", "Creation Time", "date:create"} & set(Image.open(io.BytesIO(a)).info)
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.samples(np.zeros((4, 2, 8, 8))),
+        lambda: figures.samples(np.zeros((0, 1, 8, 8))),
+        lambda: figures.samples(np.zeros((8, 8))),
+        lambda: figures.reconstructions(np.zeros((2, 1, 8, 8)), np.zeros((3, 1, 8, 8))),
+        lambda: figures.traversal(np.zeros((2, 3, 1, 8, 8)), [0, 1], [0, 1], [0.0, 0.0]),
+        lambda: figures.manifold(np.zeros((2, 3, 1, 8, 8)), [0, 1]),
+        lambda: figures.interpolation(np.zeros((2, 2, 1, 8, 8))),
+        lambda: figures.latents(np.zeros((3, 3)), np.zeros(3)),
+    ],
+)
+def test_a_wrong_shape_is_refused_by_name(draw):
+    with pytest.raises(ValueError, match=r"images|x_hat|z2"):
+        draw()
+
+
+def test_no_pyplot():
+    assert "matplotlib.pyplot" not in vars(figures)
+    assert not any(name == "plt" for name in vars(figures))
+    assert figures.__name__ in sys.modules
