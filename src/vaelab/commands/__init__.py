@@ -1,0 +1,1 @@
+"""One file a command: it parses what was typed, calls one room, and prints."""

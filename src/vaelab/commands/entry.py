@@ -1,0 +1,388 @@
+"""Between the shell and the task: what every command that Hydra composes has in common.
+
+A command is two functions; whatever takes seconds to import is imported inside the second::
+
+    def main() -> int:
+        return entry.run("train", task)
+
+    def task(cfg: DictConfig, typed: Typed) -> float | None:
+        import torch
+        ...
+
+This module imports neither torch nor Lightning, so that help, shell completion and refusals come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar
+
+from hydra import version
+
+# what hydra.main calls; Hydra is pinned below 1.4
+from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
+from hydra.conf import HydraConf
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobRuntime, setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vaelab.errors import RunFailed, SettingError, nearest
+
+if TYPE_CHECKING:
+    from vaelab.commands.explain import Composition
+
+DONE, FAILED, REFUSED, SOME_FAILED, INTERRUPTED, CTRL_C = 0, 1, 2, 3, 75, 130
+FULL_ERROR = "HYDRA_FULL_ERROR"  # a person who sets it to 1 wants to see tracebacks
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What was typed, beside the configuration that came of it."""
+
+    command: str  # vae-train
+    overrides: tuple[
+        str, ...
+    ]  # as typed, in order, without those of Hydra's own settings; in a sweep: this job's
+    choices: dict[str, str | list[str] | None]  # the entry taken in every group: {"encoder": "conv", ...}
+    experiment: str | list[str] | None  # the entry of the group `experiment`
+    is_multirun: bool
+    job: int | None  # the number of the job in a sweep, from 0
+
+
+Task = Callable[[DictConfig, Typed], float | None]
+
+
+def run(
+    config_name: str, task: Task, *, argv: Sequence[str] | None = None, config_dir: Path | None = None
+) -> int:
+    """Compose ``config_name`` with what was typed, hand it to ``task``, and return the exit status.
+
+    The configuration that the task gets is complete and resolved. Whatever is wrong with it is said in one
+    message before the task begins, and by then nothing has been written.
+
+    Args:
+        config_name: the primary config; the command is called ``vae-<config_name>``.
+        task: returns the number that a sweep shows for this job, if any. It may raise
+            :class:`~vaelab.errors.SettingError` as long as nothing is written, and afterwards
+            :class:`~vaelab.errors.RunFailed`; any other exception is a mistake of ours and shows a traceback.
+        argv: the arguments; default: those of the process.
+        config_dir: the folder of configs; default: :func:`config_directory`.
+
+    Returns:
+        0 done; 1 failed; 2 refused; 3 some jobs of a sweep failed; 75 interrupted; 130 Ctrl-C; or the exit
+        status that :class:`~vaelab.errors.RunFailed` carries.
+    """
+    app = _App(f"vae-{config_name}", config_name, task, config_dir or config_directory(config_name))
+    try:
+        status = app.run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except (
+        BrokenPipeError
+    ):  # `vae-train --help | head`: nothing is wrong, and the interpreter has no more to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = DONE
+    return status
+
+
+def config_directory(config_name: str) -> Path:
+    """``configs/`` of the repository that the package lies in; of an installed package, the folder within it.
+
+    The repository comes first: an editable install puts a copy into the package as well, which goes stale.
+    """
+    package = Path(__file__).resolve().parents[1]
+    repository = package.parents[1] / "configs"
+    return repository if (repository / f"{config_name}.yaml").is_file() else package / "configs"
+
+
+def load_env_file() -> None:
+    """Set the variables of the nearest ``.env``; those that are set already win.
+
+    Looked for from the current directory up to the root of its repository or to the home directory; outside
+    both (``/tmp``, where other people write too) only in the current directory.
+    """
+    here = Path.cwd()
+    folders = [here, *here.parents]
+    ends = [i for i, folder in enumerate(folders) if folder == Path.home() or (folder / ".git").exists()]
+    for folder in folders[: ends[0] + 1 if ends else 1]:
+        path = folder / ".env"
+        if path.is_file():
+            from dotenv import load_dotenv
+
+            try:
+                load_dotenv(path, override=False)
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingError(".env", path, f"cannot be read ({error})") from error
+            return
+
+
+def local_configs_first(search_path: ConfigSearchPath) -> None:
+    """Put ``./configs`` before the configs of the app that is being composed; leave any other app alone.
+
+    Called by our search path plugin, which Hydra calls for every app of the environment.
+    """
+    app = _App.composing
+    if app is None:
+        return
+    main = [element.path for element in search_path.get_path() if element.provider == "main"]
+    app.search_path = search_path
+    local = Path.cwd() / "configs"
+    if main == [str(app.config_dir)] and local.is_dir() and local.resolve() != app.config_dir.resolve():
+        search_path.prepend(provider="current directory", path=f"file://{local}", anchor="main")
+
+
+class _Stop(BaseException):
+    """Ends the command, a sweep included: Hydra's launcher goes on to the next job after an `Exception`."""
+
+    def __init__(self, status: int, message: str | None = None) -> None:
+        self.status, self.message = status, message
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How one job ended. Hydra never sees a task's exception: it would add its own text and end the batch."""
+
+    typed: Typed
+    status: int
+    text: str  # the number, or why there is none
+
+
+class _App:
+    composing: ClassVar[_App | None] = None  # the one whose configuration Hydra is composing
+
+    def __init__(self, command: str, config_name: str, task: Task, config_dir: Path) -> None:
+        self.command, self.config_name, self.task, self.config_dir = command, config_name, task, config_dir
+        self.outcomes: list[_Outcome] = []
+        self.search_path: ConfigSearchPath | None = None
+        self.want_traceback = os.environ.get(FULL_ERROR) == "1"
+
+    def run(self, argv: list[str]) -> int:
+        try:
+            load_env_file()
+            self.want_traceback = os.environ.get(FULL_ERROR) == "1"
+            args, parser = self._parse(argv)
+            self._compose_and_run(args, parser)
+            status = self._status()
+        except SettingError as error:
+            self._say(str(error), error)
+            status = REFUSED
+        except KeyboardInterrupt as error:
+            self._say("stopped by Ctrl-C", error)
+            status = CTRL_C
+        except _Stop as stop:
+            if stop.message:
+                self._say(stop.message, stop.__cause__)
+            status = stop.status
+        self._print_sweep()
+        return status
+
+    def _parse(self, argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+        parser = get_args_parser()
+        parser.prog, parser.usage = self.command, f"{self.command} [flags] [name=value ...]"
+        if "--version" in argv:
+            try:
+                print(f"vaelab {metadata.version('vaelab')}")
+            except metadata.PackageNotFoundError:
+                print("vaelab (not installed: run from its source)")
+            raise _Stop(DONE)
+        # intermixed: otherwise no name=value may follow a flag (vae-train encoder=conv -m latent_dim=2,8)
+        args, unknown = parser.parse_known_intermixed_args(argv)
+        for flag in unknown:
+            name, _, value = flag.lstrip("-").partition("=")
+            meant = nearest(flag, [option for action in parser._actions for option in action.option_strings])
+            hint = (
+                f"did you mean {meant!r}?" if meant else f"a setting has no dashes: {name}={value or 'VALUE'}"
+            )
+            raise _Stop(REFUSED, f"{flag}: unknown flag ({hint})")
+        typed: dict[str, str] = {}
+        for override in args.overrides if not args.shell_completion else []:
+            key = override.partition("=")[0].lstrip("+")
+            if typed.setdefault(key, override) != override and not key.startswith("hydra."):
+                raise _Stop(REFUSED, f"{override}: {key} is given twice (before as {typed[key]})")
+        return args, parser
+
+    def _compose_and_run(self, args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+        def body(cfg: DictConfig) -> float | None:
+            with _environment(FULL_ERROR, "1" if self.want_traceback else None):
+                return self._job(cfg)
+
+        body.__module__ = self.command  # Hydra names the job after it
+        overrides = list(args.overrides)  # Hydra appends to its own list
+        moved = args.config_dir or args.config_path or args.config_name
+        asked = args.shell_completion or args.info or args.hydra_help or args.cfg
+        version.setbase("1.3")
+        _App.composing = self
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(
+                    _environment(FULL_ERROR, "1")
+                )  # Hydra raises, instead of printing and exiting
+                folder = functools.cache(
+                    lambda: stack.enter_context(TemporaryDirectory(prefix="vaelab-sweep-"))
+                )
+                OmegaConf.register_new_resolver("vaelab.scratch", folder, replace=True)
+                if (
+                    not moved and not asked
+                ):  # Hydra composes twice before it says what is wrong; this is sooner
+                    cfg = self._composition(args).compose(overrides)
+                    if args.help:
+                        return self._help(cfg)
+                _run_hydra(args, parser, body, str(self.config_dir), self.config_name)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            from vaelab.commands.explain import explain
+
+            message = explain(error, self._composition(args), overrides, args.multirun)
+            if message is None:
+                self.want_traceback = True
+                raise _Stop(FAILED, "this is a mistake of vaelab's or Hydra's, not of yours") from error
+            raise _Stop(SOME_FAILED if self.outcomes else REFUSED, message) from error
+        finally:
+            _App.composing = None
+
+    def _job(self, cfg: DictConfig) -> float | None:
+        """One job: Hydra's task function."""
+        hydra = HydraConfig.get()
+        overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+        assert isinstance(overrides, list)
+        is_multirun = hydra.mode == RunMode.MULTIRUN
+        choices = _choices(hydra)
+        typed = Typed(
+            command=self.command,
+            overrides=tuple(map(str, overrides)),
+            choices=choices,
+            experiment=choices.get("experiment"),
+            is_multirun=is_multirun,
+            job=hydra.job.num if is_multirun else None,
+        )
+        value, status, text, cause = None, DONE, "", None
+        try:
+            self._complete(cfg, typed)
+            value = self.task(cfg, typed)
+            text = "done" if value is None else f"{value:.6g}"
+        except SettingError as error:
+            status, text, cause = REFUSED, str(error), error
+        except RunFailed as error:
+            status, text, cause = error.exit_status, str(error), error
+        except Exception as error:
+            status, text = FAILED, " ".join(f"{type(error).__name__}: {error}".split())
+            traceback.print_exception(error)
+        self.outcomes.append(_Outcome(typed, status, text))
+        if is_multirun and status != DONE:
+            self._say(f"job {typed.job}: {text}", cause)
+        elif cause is not None:
+            self._say(text, cause)
+        if status == INTERRUPTED:  # somebody wants the machine: no further job is begun
+            raise _Stop(INTERRUPTED)
+        return value
+
+    def _complete(self, cfg: DictConfig, typed: Typed) -> None:
+        """Resolve ``cfg`` in place; refuse what is missing, and additions that nobody would read."""
+        try:
+            missing = OmegaConf.missing_keys(cfg)
+            OmegaConf.resolve(cfg)
+        except OmegaConfBaseException as error:
+            from vaelab.commands.explain import interpolation_error
+
+            raise interpolation_error(error, cfg) from error
+        if missing:
+            key = min(missing)
+            raise SettingError(key, "???", f"has to be given, as in {self.command} {key}=VALUE")
+        if any(override.startswith("+") for override in typed.overrides):
+            from vaelab.commands.explain import Composition
+
+            name = HydraConfig.get().job.config_name or self.config_name
+            Composition(self.command, name, self.search_path).refuse_unread(typed.overrides, cfg)
+
+    def _composition(self, args: argparse.Namespace) -> Composition:
+        """What this command offers, on the search path that Hydra took or is going to take."""
+        from vaelab.commands.explain import Composition
+
+        if self.search_path is None:
+            setup_globals()
+            JobRuntime.instance().set("name", self.command)
+            create_config_search_path(str(self.config_dir))  # calls local_configs_first
+        return Composition(self.command, args.config_name or self.config_name, self.search_path)
+
+    def _help(self, cfg: DictConfig) -> None:
+        """Print the configuration's `hydra.help.template`; Hydra itself takes a second to list the groups."""
+        from vaelab.commands.explain import Composition
+
+        composition = Composition(self.command, self.config_name, self.search_path)
+        choices = _choices(cfg.hydra)
+        width = max(map(len, choices), default=0) + 4
+
+        def groups() -> str:
+            """The groups that this command takes and their entries, the one taken in brackets."""
+            lines = []
+            for group, taken in sorted(choices.items()):
+                entries = [f"[{name}]" if name == taken else name for name in composition.entries(group)]
+                wrapped = textwrap.wrap(", ".join(entries), 80 - width, break_on_hyphens=False)
+                lines.append(f"  {group}".ljust(width) + f"\n{' ' * width}".join(wrapped))
+            return "\n".join(lines)
+
+        OmegaConf.register_new_resolver("vaelab.groups", groups, replace=True)
+        HydraConfig.instance().set_config(cfg)
+        print(cfg.hydra.help.template)
+
+    def _status(self) -> int:
+        found = [outcome.status for outcome in self.outcomes]
+        if len(set(found)) <= 1 and (not self._is_sweep() or found[0] in (DONE, REFUSED)):
+            return found[0] if found else DONE
+        return SOME_FAILED
+
+    def _is_sweep(self) -> bool:
+        return any(outcome.typed.is_multirun for outcome in self.outcomes)
+
+    def _print_sweep(self) -> None:
+        """One line a job."""
+        if not self._is_sweep():
+            return
+        names = [" ".join(outcome.typed.overrides) for outcome in self.outcomes]
+        width = max(len(name) for name in names)
+        words = {DONE: "", REFUSED: "refused: ", INTERRUPTED: ""}
+        for name, outcome in zip(names, self.outcomes):
+            word = words.get(outcome.status, "failed: ")
+            print(f"{outcome.typed.job:>3}  {name:<{width}}  {word}{outcome.text}")
+
+    def _say(self, message: str, cause: BaseException | None = None) -> None:
+        if self.want_traceback and cause is not None:
+            traceback.print_exception(cause)
+        print(f"{self.command}: {message}", file=sys.stderr, flush=True)
+
+
+def _choices(hydra: HydraConf) -> dict[str, str | list[str] | None]:
+    """The entry taken in every group of ours."""
+    choices = hydra.runtime.choices
+    return {group: taken for group, taken in choices.items() if group.partition("/")[0] != "hydra"}
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    before = os.environ.get(name)
+    _set(name, value)
+    try:
+        yield
+    finally:
+        _set(name, before)
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
