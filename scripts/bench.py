@@ -1,0 +1,191 @@
+"""Speed of an epoch of the reference experiment through vae-train, beside loops written by hand.
+
+    .venv/bin/python scripts/bench.py [--repetitions 5] [--write docs/benchmarks.md]
+
+All variants run in one process, one epoch of each in turn, so that what else the machine does hits all of them alike; what counts are the ratios of medians. The vae-train
+epoch is everything from the start of one epoch to the start of the next: default logger (W&B, offline), progress bar, metrics, checkpoint, pictures for the tracker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=5, help="epochs of each variant that count (one more warms up)")
+    parser.add_argument("--write", type=Path, help="also write the table to this Markdown file")
+    arguments = parser.parse_args()
+    os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ["TTY_COMPATIBLE"] = "1"  # the progress bar is drawn, terminal or not
+
+    import torch
+
+    torch.set_flush_denormal(True)
+    times = measure(arguments.repetitions, Path(os.environ.get("DATA_DIR", "data")))
+    table = report(times)
+    print(table)
+    if arguments.write:
+        arguments.write.write_text(table, encoding="utf-8")
+        print(f"written: {arguments.write}")
+    return 0
+
+
+def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
+    """Seconds of each epoch, of each variant."""
+    import lightning as L
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from vaelab.data import datasets
+    from vaelab.experiments.train import train
+
+    x = datasets.load("mnist", data_dir).train.x
+    variants: dict[str, Callable[[], None]] = {"plain loop": plain_loop(x), "torchvision and DataLoader": dataloader_loop(data_dir)}
+    times: dict[str, list[float]] = {name: [] for name in ("vae-train", *variants)}
+
+    class InTurn(L.Callback):
+        """At the start of each epoch, an epoch of every other variant."""
+
+        resumed = 0.0
+
+        def turn(self) -> None:
+            if self.resumed:
+                times["vae-train"].append(time.perf_counter() - self.resumed)
+            for name, epoch in variants.items():
+                started = time.perf_counter()
+                epoch()
+                times[name].append(time.perf_counter() - started)
+            self.resumed = time.perf_counter()
+
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            self.turn()
+
+        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            times["vae-train"].append(time.perf_counter() - self.resumed)
+
+    with tempfile.TemporaryDirectory() as logs:
+        overrides = ["experiment=reference", f"trainer.max_epochs={repetitions + 1}", f"paths.log_dir={logs}", "trainer=cpu"]
+        with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+            config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
+        train(config, callbacks=[InTurn()])
+    return {name: seconds[1:] for name, seconds in times.items()}
+
+
+def network() -> tuple[Any, ...]:
+    """The reference's layers, and their optimizer."""
+    import torch
+    from torch import nn
+
+    encoder = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
+    mean, log_variance = nn.Linear(256, 64), nn.Linear(256, 64)
+    decoder = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 784))
+    parameters = [p for part in (encoder, mean, log_variance, decoder) for p in part.parameters()]
+    return encoder, mean, log_variance, decoder, torch.optim.Adam(parameters, 1e-3, fused=True)
+
+
+def train_step(parts: tuple[Any, ...], x: Any, totals: Any) -> None:
+    """One step as one writes it by hand, with loss, distortion and rate added up."""
+    import torch
+    import torch.nn.functional as F
+
+    encoder, mean, log_variance, decoder, optimizer = parts
+    hidden = encoder(x)
+    mu, logvar = mean(hidden), log_variance(hidden)
+    z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+    distortion = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+    rate = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+    loss = (distortion + rate) / len(x)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    totals += torch.stack([loss.detach() * len(x), distortion.detach(), rate.detach()])
+
+
+def plain_loop(images: Any) -> Callable[[], None]:
+    """Over the same uint8 tensors in memory that vae-train uses."""
+    import torch
+
+    parts = network()
+
+    def epoch() -> None:
+        totals = torch.zeros(3)
+        for index in torch.randperm(len(images)).split(128):
+            train_step(parts, images[index].view(-1, 784).float() / 255, totals)
+
+    return epoch
+
+
+def dataloader_loop(data_dir: Path) -> Callable[[], None]:
+    """As in most tutorials: torchvision's data set behind a DataLoader."""
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    root = Path(tempfile.mkdtemp()) / "MNIST" / "raw"
+    root.mkdir(parents=True)
+    for file in (data_dir / "MNIST" / "raw").resolve().glob("*.gz"):
+        (root / file.name).symlink_to(file)
+    data = datasets.MNIST(root.parents[1], train=True, download=True, transform=transforms.ToTensor())
+    loader, parts = DataLoader(data, batch_size=128, shuffle=True), network()
+
+    def epoch() -> None:
+        totals = torch.zeros(3)
+        for x, _ in loader:
+            train_step(parts, x.view(-1, 784), totals)
+
+    return epoch
+
+
+def report(times: dict[str, list[float]]) -> str:
+    """A Markdown table: medians, spreads, and ratios to vae-train."""
+    import torch
+
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    ours = medians["vae-train"]
+    rows = [
+        f"| {name} | {medians[name]:.2f} | {min(seconds):.2f} to {max(seconds):.2f} | {ours / medians[name]:.2f} |"
+        for name, seconds in times.items()
+    ]
+    count = len(times["vae-train"])
+    return "\n".join(
+        [
+            "# Benchmarks",
+            "",
+            f"Seconds an epoch of the reference experiment (60,000 images, batch 128), median of {count} interleaved epochs; measured {date.today()}.",
+            "",
+            f"- hardware: {cpu()}, {os.cpu_count()} cores ({torch.get_num_threads()} threads)",
+            f"- versions: Python {sys.version.split()[0]}, torch {version('torch')}, lightning {version('lightning')}",
+            "- command: `DATA_DIR=... .venv/bin/python scripts/bench.py --write docs/benchmarks.md`",
+            "",
+            "| variant | median | spread | vae-train takes, times this |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "`vae-train`: the whole epoch with default logger, progress bar, metrics every 50 steps, checkpoint and tracker pictures. `plain loop`: written by hand over",
+            "the same tensors in memory, fused Adam, three metrics added up. `torchvision and DataLoader`: the same loop over `DataLoader(MNIST(...))`.",
+            "",
+        ]
+    )
+
+
+def cpu() -> str:
+    from vaelab.runs.manifest import platform_record
+
+    return str(platform_record()["cpu"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

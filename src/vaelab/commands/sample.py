@@ -1,0 +1,28 @@
+"""``vae-sample run=DIR``: a finished run's pictures, drawn again, and samples as numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vaelab.commands import entry
+from vaelab.commands.entry import Typed
+from vaelab.errors import SettingError
+from vaelab.runs import RunDirectory
+
+
+def main() -> int:
+    return entry.run("sample", task)
+
+
+def task(cfg: DictConfig, typed: Typed) -> None:
+    options: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    RunDirectory.open(options["run"])  # refused before torch is imported
+    n = options["num_samples"]
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise SettingError("num_samples", n, "must be a positive integer")
+
+    from vaelab.experiments.evaluate import sample
+
+    sample(options)

@@ -1,0 +1,39 @@
+"""Averages of per-image numbers, each with its two errors kept apart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images.
+
+    Attributes:
+        value: the mean, nats per image.
+        se_images: sampling error of the set of images: standard deviation over images / sqrt(N).
+        se_mc: standard error of the estimator's own noise given these images; None where it draws nothing, or where one draw cannot tell.
+        num_images: N.
+    """
+
+    value: float
+    se_images: float
+    se_mc: float | None
+    num_images: int
+
+
+def estimate(values: Tensor, variance_mc: Tensor | None = None) -> Estimate:
+    """The mean of ``values [N]`` in float64.
+
+    Args:
+        values: one number an image.
+        variance_mc: variance of each by the estimator's own noise ``[N]``, the images taken as given.
+    """
+    exact = values.double()
+    n = exact.numel()
+    se_images = (exact.std(correction=1) / math.sqrt(n)).item() if n > 1 else math.nan
+    se_mc = None if variance_mc is None else variance_mc.double().sum().sqrt().item() / n
+    return Estimate(value=exact.mean().item(), se_images=se_images, se_mc=se_mc, num_images=n)

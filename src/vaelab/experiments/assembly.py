@@ -1,0 +1,163 @@
+"""Everything a run is made of, built and found valid before anything is written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning as L
+import torch
+
+from vaelab.build import DataShape, build, build_data, build_model, build_objective, likelihood_support
+from vaelab.data.chunks import ChunkPlan
+from vaelab.data.datamodule import ImageDataModule
+from vaelab.errors import SettingError
+from vaelab.evidence import NLL, label
+from vaelab.noise import Noise
+from vaelab.training import AtomicCheckpointIO, StepSettings, TestSettings, VAEModule
+
+#: what counts optimizer steps stays with us: Lightning would count chunks
+OURS = ("log_every_n_steps", "val_check_interval", "limit_train_batches", "max_steps", "max_epochs", "enable_progress_bar")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run.
+
+    Attributes:
+        config: resolved, primitives only.
+        data: set up.
+        module: with model, objective and the recipe of the optimizer.
+        plan: which steps there are.
+        label: what a bound on log p(x) may be called here.
+    """
+
+    config: dict[str, Any]
+    data: ImageDataModule
+    module: VAEModule
+    plan: ChunkPlan
+    label: str
+
+
+def assemble(config: dict[str, Any]) -> Parts:
+    """Build data, model, objective and module.
+
+    Raises:
+        SettingError: whatever is wrong with the configuration or with the data.
+    """
+    noise = Noise(config["seed"])
+    support = likelihood_support(config)
+    data = build_data(config)
+    data.prepare_data()
+    data.setup()
+    model = build_model(config, DataShape(data.image_shape, data.protocol.num_levels, data.protocol.pixel_range))
+    trainer, optimizer = config["trainer"], dict(config["optimizer"])
+    step_settings = StepSettings(
+        accumulate=optimizer.pop("accumulate"),
+        clip_norm=optimizer.pop("clip_norm"),
+        scaled=str(trainer["precision"]) in ("16-mixed", "16"),
+    )
+    _check_optimizer(optimizer)
+    plan = _plan(config, data, step_settings.accumulate)
+    data.plan = plan
+    name = label(support, data.protocol.is_binary, data.protocol.dequantize)
+    estimator = config["estimator"]
+    module = VAEModule(
+        model,
+        build_objective(config, model, plan.steps_per_epoch),
+        lambda parameters: build(_settled(optimizer, parameters), "optimizer", params=parameters),
+        noise,
+        step_settings=step_settings,
+        test_settings=TestSettings(
+            num_samples=estimator["num_samples"] if name == NLL else 0,
+            repetitions=estimator["repetitions"],
+            max_rows=estimator["max_rows"],
+        ),
+        config=config,
+        log_every_n_steps=trainer["log_every_n_steps"],
+        val_check_interval=trainer["val_check_interval"],
+    )
+    return Parts(config, data, module, plan, name)
+
+
+def build_trainer(parts: Parts) -> L.Trainer:
+    """Lightning's Trainer: devices, precision, strategy.
+
+    Raises:
+        SettingError: what Lightning refuses, in its own words.
+    """
+    config = parts.config
+    settings = {key: value for key, value in config["trainer"].items() if value is not None and key not in OURS}
+    if parts.data.size("val") == 0:
+        settings["limit_val_batches"] = 0
+    callbacks = [
+        build(
+            node,
+            f"callbacks.{name}",
+            score=config["score"]["name"],
+            mode=config["score"]["mode"],
+            warmup_steps=parts.module.objective.schedule.warmup_steps,
+        )
+        for name, node in config["callbacks"].items()
+        if node is not None
+    ]
+    if config["callbacks"].get("early_stopping") is not None and parts.data.size("val") == 0:
+        raise SettingError("data.val_size", 0, "callbacks=early_stopping needs validation images")
+    try:
+        return build(
+            settings,
+            "trainer",
+            max_steps=parts.plan.num_steps,
+            max_epochs=-1,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO()],
+            callbacks=callbacks,
+        )
+    except SettingError:
+        raise
+    except Exception as error:  # an accelerator that is not there, a precision it does not know, ...
+        shown = {key: settings.get(key) for key in ("accelerator", "devices", "strategy", "precision")}
+        raise SettingError("trainer", shown, " ".join(str(error).split())) from error
+
+
+def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int) -> ChunkPlan:
+    trainer = config["trainer"]
+    due = [trainer["log_every_n_steps"], trainer["val_check_interval"], config["checkpoints"]["every_n_steps"]]
+    plan = ChunkPlan(
+        num_images=data.size("train"),
+        batch_size=data.batch_size * accumulate,
+        num_steps=sys.maxsize if trainer["max_steps"] in (None, -1) else trainer["max_steps"],
+        chunk_steps=config["engine"]["chunk_steps"],
+        every=tuple(interval for interval in due if interval is not None),
+        limit=trainer["limit_train_batches"],
+    )
+    if trainer["max_epochs"] in (None, -1):
+        return plan
+    return replace(plan, num_steps=min(plan.num_steps, trainer["max_epochs"] * plan.steps_per_epoch))
+
+
+def _settled(optimizer: Mapping[str, Any], parameters: list[torch.nn.Parameter]) -> dict[str, Any]:
+    """``fused: auto`` settled: one kernel for all weights, where the device has one."""
+    fused = optimizer.get("fused")
+    return {**optimizer, "fused": parameters[0].device.type in ("cpu", "cuda")} if fused == "auto" else dict(optimizer)
+
+
+def _check_optimizer(optimizer: Mapping[str, Any]) -> None:
+    lr = optimizer.get("lr")
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < float("inf"):
+        raise SettingError("optimizer.lr", lr, "must be a number > 0")
+    weight = torch.nn.Parameter(torch.zeros(1))
+    try:
+        build(_settled(optimizer, [weight]), "optimizer", params=[weight])
+    except SettingError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        settings = {key: value for key, value in optimizer.items() if key != "_target_"}
+        raise SettingError("optimizer", settings, str(error)) from error

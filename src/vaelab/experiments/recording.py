@@ -1,0 +1,85 @@
+"""How a run ends is on record, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from vaelab.errors import RunFailed
+from vaelab.runs import RunDirectory, Status, complete_manifest, write_status
+
+CTRL_C = 130
+
+#: set by rank 0 for ranks that are processes of their own, which would otherwise make a run directory each
+RUN_DIRECTORY = "VAELAB_RUN_DIRECTORY"
+
+
+def is_main_process() -> bool:
+    """False in a rank that Lightning started by running the command again."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" or RUN_DIRECTORY not in os.environ
+
+
+@dataclass
+class Ending:
+    """What is done at the end, with the exit status."""
+
+    actions: list[Callable[[int], None]] = field(default_factory=list)
+
+
+@contextmanager
+def recorded(run: RunDirectory) -> Iterator[Ending]:
+    """``status.json`` says running, then completed, failed or interrupted; the actions of the :class:`Ending` are done in each case.
+
+    Raises:
+        RunFailed: in place of whatever ended the run; the traceback is in ``console.log``.
+    """
+    ending = Ending()
+    write_status(run.status_file, Status.RUNNING)
+    try:
+        yield ending
+    except BaseException as error:
+        with _no_second_ctrl_c():
+            # Lightning turns Ctrl-C into SystemExit.
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            status = CTRL_C if interrupted else 1
+            text = "Ctrl-C" if interrupted else _one_line(error)
+            if not interrupted:
+                with run.console_file.open("a", encoding="utf-8") as file:
+                    traceback.print_exception(error, file=file)
+            _end(run, ending, Status.INTERRUPTED if interrupted else Status.FAILED, status, text)
+        if interrupted:
+            raise RunFailed(f"interrupted; {_what_is_left(run)}", CTRL_C) from error
+        raise RunFailed(f"the run failed: {text}; the traceback is in {run.console_file}") from error
+    _end(run, ending, Status.COMPLETED, 0, None)
+
+
+def _end(run: RunDirectory, ending: Ending, status: Status, exit_status: int, error: str | None) -> None:
+    for action in ending.actions:
+        action(exit_status)
+    if run.manifest_file.is_file():
+        complete_manifest(run, status)
+    write_status(run.status_file, status, exit_status=exit_status, error=error)
+
+
+def _one_line(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _what_is_left(run: RunDirectory) -> str:
+    if run.last_checkpoint.is_file():
+        return f"{run.last_checkpoint} holds the last step"
+    return f"{run.path} holds no checkpoint yet"
+
+
+@contextmanager
+def _no_second_ctrl_c() -> Iterator[None]:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,56 @@
+"""What a run says on the screen before it begins."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import lightning as L
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from vaelab.experiments.assembly import Parts
+from vaelab.runs import RunDirectory
+
+
+def quiet_lightning() -> None:
+    """Lightning's remarks about devices and tips are not repeated: the heading says what runs on what."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # We have data loaders without workers on purpose: the data are tensors in memory.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+
+
+def banner(sentence: str) -> Panel:
+    """What nobody may overlook."""
+    return Panel(Text(sentence, style="bold"), border_style="yellow", title="other data than asked for")
+
+
+def heading(parts: Parts, trainer: L.Trainer, run: RunDirectory) -> Text:
+    """Data, device, length, directory: two lines."""
+    data, plan = parts.data, parts.plan
+    device = trainer.strategy.root_device.type
+    where = device if trainer.world_size == 1 else f"{trainer.world_size} x {device}"
+    protocol = "dequantized" if data.protocol.dequantize else f"binarize={data.protocol.binarize}"
+    sizes = f"{data.size('train'):,} train, {data.size('val'):,} val, {data.size('test'):,} test images"
+    length = f"{plan.num_steps:,} steps, {plan.steps_per_epoch:,} an epoch"
+    return Text(f"{data.name} ({protocol}): {sizes} | {length} | {where}, {trainer.precision}\n{run.path}")
+
+
+def model_table(model: nn.Module) -> Table:
+    """The parts of a model and their sizes."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("kind")
+    table.add_column("parameters", justify="right")
+    for name, part in model.named_children():
+        table.add_row(name, type(part).__name__, f"{_size(part):,}")
+    table.add_row("total", "", f"{_size(model):,}", style="bold")
+    return table
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,298 @@
+"""A configuration in, a run directory with its number out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import save
+
+from vaelab import figures
+from vaelab.build import build
+from vaelab.errors import SettingError
+from vaelab.experiments.assembly import Parts, assemble, build_trainer
+from vaelab.experiments.cards import cards, protocol_record
+from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
+from vaelab.experiments.screen import banner, heading, model_table, quiet_lightning
+from vaelab.runs import (
+    Card,
+    ConsoleLog,
+    RunDirectory,
+    complete_manifest,
+    start_manifest,
+    write_atomically,
+    write_cards,
+    write_yaml,
+)
+from vaelab.runs.cards import table
+from vaelab.runs.metrics import read as read_metrics
+from vaelab.runs.status import Status
+from vaelab.training import Checkpoints, MetricsFile, RunProgress, VAEModule, close_wandb, draw, open_wandb
+from vaelab.training.checkpoints import file_digest, read_checkpoint
+from vaelab.training.loggers import log_picture
+from vaelab.training.pictures import Artist
+
+#: strategies whose ranks are copies of this process; a tracker's connection does not survive the copying
+COPYING = ("ddp_fork", "ddp_notebook", "ddp_spawn")
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a run was asked for, for its record.
+
+    Attributes:
+        argv: the command line.
+        overrides: what was typed, without Hydra's own settings.
+        experiment: name of the experiment file, or None.
+        requested_data: the data set asked for, where another one is used instead.
+        fallback_reason: why, in a sentence.
+        parent: folder of the run directory, where it is not ``<log_dir>/<name>``.
+        directory: name of the run directory in it, where it is not made of the time.
+    """
+
+    argv: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    experiment: str | None = None
+    requested_data: str | None = None
+    fallback_reason: str | None = None
+    parent: Path | None = None
+    directory: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        directory: of the run.
+        cards: its numbers.
+        score: of the selected checkpoint in validation; None without validation.
+    """
+
+    directory: Path
+    cards: list[Card]
+    score: float | None
+
+
+def train(config: dict[str, Any], request: Request = Request(), callbacks: Sequence[L.Callback] = ()) -> Result:
+    """Train, validate, test the selected checkpoint, and write the run directory.
+
+    Args:
+        config: resolved, primitives only.
+        request: how it was asked for.
+        callbacks: Lightning callbacks beside those that the configuration names.
+
+    Raises:
+        SettingError: something a person got wrong; nothing was written.
+        RunFailed: the run began and did not complete; its directory says why.
+    """
+    torch.set_flush_denormal(True)  # Adam's second moments become denormal within an epoch, and then cost a third of it
+    quiet_lightning()
+    parts = assemble(config)
+    trainer = build_trainer(parts)
+    trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    if not is_main_process():  # a rank that was started by running the command again: it only trains and tests
+        run = RunDirectory(Path(os.environ[RUN_DIRECTORY]))
+        _fit_and_test(parts, trainer, run)
+        return Result(run.path, [], None)
+    run = RunDirectory.create(request.parent or Path(config["paths"]["log_dir"]) / config["name"], request.directory)
+    os.environ[RUN_DIRECTORY] = str(run.path.resolve())
+    with ExitStack() as stack:
+        stack.callback(os.environ.pop, RUN_DIRECTORY)
+        console = stack.enter_context(ConsoleLog(run.console_file))
+        ending = stack.enter_context(recorded(run))
+        _write_record(parts, trainer, run, request)
+        _say_what_runs(parts, trainer, run, request)
+        if config["trainer"]["enable_progress_bar"]:
+            trainer.callbacks.insert(0, RunProgress(console.screen))  # pyright: ignore[reportAttributeAccessIssue]
+        trainer.loggers = [MetricsFile(run.metrics_file), *_loggers(parts, run, ending)]
+        started = time.perf_counter()
+        checkpoints, step, seconds = _fit_and_test(parts, trainer, run)
+        numbers = _cards(parts, run, checkpoints, seconds, request)
+        _finish(parts, trainer, run, checkpoints, step, numbers)
+        Console().print(table(numbers))
+        print(f"{time.perf_counter() - started:.0f} s  {run.path}")
+        return Result(run.path, numbers, checkpoints.best_score)
+
+
+def _fit_and_test(parts: Parts, trainer: L.Trainer, run: RunDirectory) -> tuple[Checkpoints, int, float]:
+    """Train, then test the selected weights; what every rank does. Returns the last step and the seconds of the test too."""
+    config, module = parts.config, parts.module
+    checkpoints = Checkpoints(
+        run.checkpoints, config["score"]["name"], config["score"]["mode"], config["checkpoints"]["every_n_steps"]
+    )
+    trainer.callbacks.append(checkpoints)  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.fit(module, datamodule=parts.data)
+    step = checkpoints.read_back()
+    load_weights(module, checkpoints.selected)
+    return checkpoints, step, test(parts, trainer, run)
+
+
+def test(parts: Parts, trainer: L.Trainer, run: RunDirectory) -> float:
+    """Measure the module's weights on the test set; rank 0 writes the per-image values. Returns the seconds it took."""
+    parts.module.results_file = run.path / "per_image.npz"
+    started = time.perf_counter()
+    trainer.test(parts.module, datamodule=parts.data, verbose=False)
+    return time.perf_counter() - started
+
+
+def load_weights(module: VAEModule, checkpoint: Path) -> None:
+    module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+
+
+def _write_record(parts: Parts, trainer: L.Trainer, run: RunDirectory, request: Request) -> None:
+    config, data = parts.config, parts.data
+    write_yaml(run.config_file, config)
+    write_yaml(run.overrides_file, list(request.overrides))
+    assert data.images is not None
+    start_manifest(
+        run,
+        argv=request.argv,
+        overrides=request.overrides,
+        experiment=request.experiment,
+        seed=config["seed"],
+        device=_device(trainer),
+        threads=torch.get_num_threads(),
+        precision=str(trainer.precision),
+        data={
+            "requested": request.requested_data or data.name,
+            "actual": data.name,
+            "fallback_reason": request.fallback_reason,
+            "digests": dict(data.images.digests),
+            "image_shape": list(data.image_shape),
+            "num_levels": data.images.num_levels,
+            "num_train": data.size("train"),
+            "num_val": data.size("val"),
+            "num_test": data.size("test"),
+            "protocol": data.protocol.record(),
+        },
+    )
+
+
+def _device(trainer: L.Trainer) -> dict[str, Any]:
+    root = trainer.strategy.root_device
+    return {
+        "kind": root.type,
+        "name": torch.cuda.get_device_name(root) if root.type == "cuda" else None,
+        "number": trainer.num_devices,
+        "nodes": trainer.num_nodes,
+        "strategy": type(trainer.strategy).__name__,
+    }
+
+
+def _say_what_runs(parts: Parts, trainer: L.Trainer, run: RunDirectory, request: Request) -> None:
+    console = Console()
+    if request.fallback_reason is not None:
+        console.print(banner(request.fallback_reason))
+    console.print(heading(parts, trainer, run))
+    console.print(model_table(parts.module.model))
+
+
+def _loggers(parts: Parts, run: RunDirectory, ending: Ending) -> list[Any]:
+    """The loggers that ``logger`` asks for, beside ``metrics.csv``."""
+    node = parts.config["logger"]
+    kind = node["name"]
+    if kind == "none":
+        return []
+    if kind == "wandb":
+        if any(str(parts.config["trainer"]["strategy"]).startswith(name) for name in COPYING):
+            print("logger=wandb cannot follow the copied processes of this strategy: metrics.csv only (trainer=ddp can)")
+            return []
+        logger = open_wandb(
+            run.path,
+            project=node["project"],
+            entity=node["entity"],
+            name=run.name,
+            group=node["group"] or parts.config["name"],
+            tags=[str(tag) for tag in parts.config["tags"]],
+            config=parts.config,
+            run_id=run.name[-6:] + run.name[:19].replace("-", "").replace("_", ""),
+        )
+        if logger is None:
+            return []
+        ending.actions.append(lambda exit_status: _close(logger, exit_status))
+        complete = {"kind": "wandb", "id": logger.experiment.id, "project": node["project"]}
+        _note_tracker(run, complete)
+        return [logger]
+    return [build({k: v for k, v in node.items() if k != "name"}, "logger", save_dir=run.path)]
+
+
+def _close(logger: Any, exit_status: int) -> None:
+    upload = close_wandb(logger, exit_status)
+    if upload is not None:
+        print(f"W&B kept the run on disk; to upload it:  {upload}")
+
+
+def _note_tracker(run: RunDirectory, tracker: dict[str, Any]) -> None:
+    complete_manifest(run, Status.RUNNING, tracker=tracker)
+
+
+def _cards(parts: Parts, run: RunDirectory, checkpoints: Checkpoints, seconds: float, request: Request) -> list[Card]:
+    score = parts.config["score"]
+    selected_by = "last" if checkpoints.best_score is None else f"{score['name']} ({score['mode']})"
+    warning = None if request.fallback_reason is None else f"{parts.data.name} in place of {request.requested_data}"
+    numbers = make_cards(parts, run, checkpoints.selected, selected_by, seconds, warning)
+    write_cards(run.evaluation_file, numbers)
+    return numbers
+
+
+def make_cards(
+    parts: Parts, run: RunDirectory, checkpoint: Path, selected_by: str, seconds: float, warning: str | None = None
+) -> list[Card]:
+    """The cards of the last test, from the per-image values in the run directory."""
+    with np.load(run.path / "per_image.npz", allow_pickle=False) as file:
+        values = {name: file[name] for name in file.files}
+    closed_form = parts.module.model.has_closed_form_kl()
+    return cards(
+        values,
+        split="test",
+        num_samples=parts.module.test_settings.num_samples,
+        protocol=protocol_record(parts.config, parts.data.protocol, parts.label, closed_form, selected_by),
+        num_pixels=int(np.prod(parts.data.image_shape)),
+        checkpoint=file_digest(checkpoint),
+        seconds=seconds,
+        warning=warning,
+    )
+
+
+def _finish(parts: Parts, trainer: L.Trainer, run: RunDirectory, checkpoints: Checkpoints, step: int, numbers: list[Card]) -> None:
+    """Weights, pictures, and the numbers in every logger."""
+    module = parts.module
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.model.state_dict().items()}
+    write_atomically(run.weights_file, save(weights, metadata={"format": "pt"}))
+    metrics = {f"{card.split}/{card.metric}": card.value for card in numbers}
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=step)
+    draw_pictures(parts, run, checkpoints.best_step, trainer.loggers, step)
+    complete_manifest(
+        run,
+        Status.RUNNING,
+        best_score=checkpoints.best_score,
+        best_step=checkpoints.best_step,
+        steps=step,
+        checkpoints={path.name: file_digest(path) for path in (checkpoints.last, checkpoints.best) if path.is_file()},
+        weights=file_digest(run.weights_file),
+    )
+
+
+def draw_pictures(parts: Parts, run: RunDirectory, best_step: int | None, loggers: list[Any], step: int) -> list[Path]:
+    """Every picture of the run, as a file and in the loggers that show pictures. Returns the files."""
+    parts.module.model.eval()
+    artist = Artist(parts.module.model, parts.data, parts.module.noise)
+    paths = []
+    for name, figure in draw(artist, read_metrics(run.metrics_file), best_step).items():
+        path = figures.save(figure, run.figures / f"{name}.png")
+        with Image.open(path) as image:
+            log_picture(loggers, f"pictures/{name}", np.asarray(image.convert("RGB")), step)
+        paths.append(path)
+    return paths

@@ -1,0 +1,6 @@
+"""Networks: tensors in, tensors out. Encoder and decoder of a kind stand together in one file."""
+
+from vaelab.networks.conv import ConvDecoder, ConvEncoder
+from vaelab.networks.mlp import MLPDecoder, MLPEncoder
+
+__all__ = ["ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder"]

@@ -1,0 +1,85 @@
+"""Fully connected encoder and decoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vaelab.networks.layers import activation_layer, positive, with_context
+
+
+class MLPEncoder(nn.Module):
+    """Features of an image, or of a vector, through fully connected layers.
+
+    Maps images ``[B, C, H, W]``, or vectors ``[..., C * H * W]``, to features ``[..., F]``, F = the last of ``hidden``.
+
+    Args:
+        image_shape: ``(C, H, W)``; a vector of F_in numbers is ``(1, 1, F_in)``.
+        hidden: width of each layer, from the image on.
+        activation: name of the nonlinearity after each layer.
+        context_dim: length of an optional context vector ``[..., context_dim]``, concatenated to the input.
+
+    >>> MLPEncoder((1, 28, 28))(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 256])
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        hidden: Sequence[int] = (512, 256),
+        activation: str = "relu",
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.context_dim = context_dim
+        self.num_features = positive("encoder.hidden", hidden)[-1]
+        self.layers = _layers([math.prod(image_shape) + context_dim, *hidden], activation, "encoder.activation")
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if x.shape[-3:] == self.image_shape:
+            x = x.flatten(-3)
+        return self.layers(with_context(x, context, self.context_dim))
+
+
+class MLPDecoder(nn.Module):
+    """Parameters of the likelihood at each pixel, through fully connected layers.
+
+    Maps ``z [..., D]`` to parameters ``[..., P * C, H, W]``.
+
+    Args:
+        latent_dim: D.
+        output_shape: ``(P * C, H, W)``, P = number of parameters a pixel.
+        hidden: width of each layer, from the latent variable on.
+        activation: name of the nonlinearity after each hidden layer.
+        context_dim: length of an optional context vector, concatenated to z.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        output_shape: Sequence[int],
+        hidden: Sequence[int] = (256, 512),
+        activation: str = "relu",
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.output_shape = tuple(output_shape)
+        self.context_dim = context_dim
+        sizes = [latent_dim + context_dim, *positive("decoder.hidden", hidden)]
+        self.layers = _layers(sizes, activation, "decoder.activation")
+        self.output = nn.Linear(sizes[-1], math.prod(output_shape))
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        parameters = self.output(self.layers(with_context(z, context, self.context_dim)))
+        return parameters.unflatten(-1, self.output_shape)
+
+
+def _layers(sizes: Sequence[int], activation: str, setting: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(fan_in, fan_out), activation_layer(activation, setting)]
+    return nn.Sequential(*layers)

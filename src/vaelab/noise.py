@@ -1,0 +1,175 @@
+"""Every random number of a run, as a function of what it is for.
+
+A number depends on ``(seed, stream, step)`` in training and on ``(seed, stream, image index, repetition)`` in evaluation, and on
+nothing else: not on what was drawn before, on the size of a chunk, on the number of devices or on an interruption.
+
+Evaluation and order come from NumPy's Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a counter-based generator: seed and
+stream are its key, image and repetition its counter, so that no two purposes can share a number; always on the CPU, whatever the device of the run. The noise of
+a training step comes from torch's generator of the device, seeded for that step: an order of magnitude faster, and different on different kinds of device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaelab.errors import SettingError
+
+
+class Stream(IntEnum):
+    """What a random number is for. The values are part of every recorded number: never renumber, only add."""
+
+    posterior = 0
+    binarize = 1
+    dequantize = 2
+    order = 3
+    prior = 4
+    initialisation = 5
+    choice = 6
+
+
+class Split(IntEnum):
+    """Which set an image index counts in. Validation images keep their index in the training set."""
+
+    train = 0
+    test = 1
+
+
+# The last word of the counter tells the kinds of key apart.
+_STEP, _IMAGE, _EPOCH = 0, 1, 2
+
+
+class Noise:
+    """The random numbers of one run.
+
+    Args:
+        seed: ``0 <= seed < 2**63``.
+
+    Raises:
+        SettingError: the seed is not such a number.
+
+    >>> a, b = Noise(0), Noise(0)
+    >>> _ = a.step_normal(Stream.posterior, 3, (2, 2))   # what was drawn before does not matter
+    >>> torch.equal(a.step_normal(Stream.posterior, 7, (2, 2)), b.step_normal(Stream.posterior, 7, (2, 2)))
+    True
+    """
+
+    def __init__(self, seed: int) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise SettingError("seed", seed, "must be an integer from 0 to 2**63 - 1")
+        self.seed = seed
+        self._bases: dict[Stream, tuple[int, int]] = {}
+
+    def _philox(self, stream: Stream, counter: Sequence[int]) -> np.random.Philox:
+        return np.random.Philox(key=np.array([self.seed, stream], np.uint64), counter=np.array(counter, np.uint64))
+
+    def step_seed(self, stream: Stream, step: int) -> int:
+        """Seed of torch's generator for one step: different for every step below 2**32 of a stream.
+
+        torch's generator on the CPU looks at the lower 32 bits of a seed only, which is why they are a permutation of the step numbers and not a hash of them.
+        """
+        if stream not in self._bases:
+            words = self._philox(stream, [0, 0, 0, _STEP]).random_raw(2)
+            self._bases[stream] = int(words[0]) & 0x7FFFFFFF, int(words[1]) & 0xFFFFFFFF
+        high, low = self._bases[stream]
+        return high << 32 | _permute((low + step) & 0xFFFFFFFF)
+
+    def _generator(self, stream: Stream, step: int, device: torch.device | str) -> torch.Generator:
+        return torch.Generator(device=device).manual_seed(self.step_seed(stream, step))
+
+    def step_normal(
+        self,
+        stream: Stream,
+        step: int,
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Standard normal numbers of an optimizer step, for the whole global batch: a rank takes its rows."""
+        return torch.randn(*shape, generator=self._generator(stream, step, device), device=device, dtype=dtype)
+
+    def step_uniform(
+        self, stream: Stream, step: int, shape: Sequence[int], device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Uniform numbers in [0, 1) of an optimizer step, float32, for the whole global batch."""
+        return torch.rand(*shape, generator=self._generator(stream, step, device), device=device)
+
+    def image_normal(
+        self,
+        stream: Stream,
+        split: Split,
+        index: Tensor,
+        shape: Sequence[int],
+        repetition: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Standard normal numbers ``[B, *shape]`` of the images at ``index [B]``, on the CPU whatever the device of the run.
+
+        For K samples of D dimensions ask for ``(K, D)`` in one call and slice: the first half of a call is not the call of half the size.
+        """
+        rows = self._image_generators(stream, split, index, repetition)
+        out = np.empty((len(index), *shape), _numpy(dtype))
+        for row, generator in enumerate(rows):
+            generator.standard_normal(dtype=out.dtype.type, out=out[row])
+        return torch.from_numpy(out)
+
+    def image_uniform(
+        self, stream: Stream, split: Split, index: Tensor, shape: Sequence[int], repetition: int = 0
+    ) -> Tensor:
+        """Uniform numbers in [0, 1), float32, ``[B, *shape]``, of the images at ``index [B]``, on the CPU."""
+        out = np.empty((len(index), *shape), np.float32)
+        for row, generator in enumerate(self._image_generators(stream, split, index, repetition)):
+            generator.random(dtype=np.float32, out=out[row])
+        return torch.from_numpy(out)
+
+    def _image_generators(
+        self, stream: Stream, split: Split, index: Tensor, repetition: int
+    ) -> Iterator[np.random.Generator]:
+        # One generator whose counter is moved: making 10,000 of them costs ten times as much.
+        philox = self._philox(stream, [0, 0, 0, 0])
+        generator, state = np.random.Generator(philox), philox.state
+        for image in index.tolist():
+            state["state"]["counter"] = np.array([0, (split << 32) | repetition, image, _IMAGE], np.uint64)
+            philox.state = state
+            yield generator
+
+    def step_pixels(self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str) -> Tensor:
+        """:meth:`step_uniform` for ``purpose`` = ``binarize`` or ``dequantize``."""
+        return self.step_uniform(Stream[purpose], step, shape, device)
+
+    def image_pixels(self, purpose: str, split: str, index: Tensor, shape: Sequence[int]) -> Tensor:
+        """:meth:`image_uniform` for ``purpose`` = ``binarize`` or ``dequantize``, ``split`` = ``train`` or ``test``."""
+        return self.image_uniform(Stream[purpose], Split[split], index, shape)
+
+    def order(self, epoch: int, num_images: int) -> Tensor:
+        """The order in which an epoch visits the images: a permutation of ``0 .. num_images - 1``, int64.
+
+        Sorted random words, not a shuffle: the words of Philox are fixed for good, the algorithm behind a library's shuffle is not.
+        """
+        words = self._philox(Stream.order, [0, epoch, 0, _EPOCH]).random_raw(num_images)
+        return torch.from_numpy(np.argsort(words, kind="stable"))
+
+    @contextmanager
+    def initialisation(self) -> Iterator[None]:
+        """Inside, torch's global generator is seeded for the initial weights; outside, it is as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            yield
+
+
+def _numpy(dtype: torch.dtype) -> type[np.float32] | type[np.float64]:
+    return {torch.float32: np.float32, torch.float64: np.float64}[dtype]
+
+
+def _permute(word: int) -> int:
+    """A permutation of the 32-bit integers that scatters neighbours (the finaliser of MurmurHash3, Appleby 2011)."""
+    word ^= word >> 16
+    word = word * 0x85EBCA6B & 0xFFFFFFFF
+    word ^= word >> 13
+    word = word * 0xC2B2AE35 & 0xFFFFFFFF
+    return word ^ word >> 16

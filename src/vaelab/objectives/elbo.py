@@ -1,0 +1,81 @@
+"""The evidence lower bound, and its weighted form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vaelab.errors import SettingError, choice
+from vaelab.models.terms import Terms
+from vaelab.objectives.schedules import ConstantSchedule
+
+
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """What an objective says of a batch.
+
+    Attributes:
+        value: the bound that is maximised ``[B]``, nats: what is logged.
+        surrogate: what is differentiated ``[B]``; the same as ``value`` unless the objective says otherwise.
+        penalty: a scalar of the whole batch that is added to the loss, or None.
+        beta: weight of the KL term at this step.
+    """
+
+    value: Tensor
+    surrogate: Tensor
+    penalty: Tensor | None
+    beta: float
+
+
+class ELBO:
+    """E_q log p(x|z) - beta(step) KL(q(z|x) || p(z)).
+
+    beta = 1 is the evidence lower bound (Kingma & Welling 2014); any other constant is the beta-VAE (Higgins et al. 2017), which bounds nothing for beta < 1.
+    Reported numbers (``elbo``) always have beta = 1.
+
+    Args:
+        beta: weight of the KL term, >= 0.
+        num_samples: number of samples z an image, the expectation's K.
+        kl: ``closed_form``, ``monte_carlo``, or ``auto`` for the closed form where there is one.
+        schedule: step -> a factor of beta in [0, 1].
+        has_closed_form_kl: whether the model's KL has a closed form.
+
+    Raises:
+        SettingError: a negative beta, fewer samples than one, a closed form asked of a model without one.
+    """
+
+    KL = ("auto", "closed_form", "monte_carlo")
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        num_samples: int = 1,
+        kl: str = "auto",
+        schedule: Callable[[int], float] | None = None,
+        has_closed_form_kl: bool = True,
+    ) -> None:
+        if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
+            raise SettingError("objective.beta", beta, "must be a number >= 0")
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+            raise SettingError("objective.num_samples", num_samples, "must be a positive integer")
+        choice("objective.kl", kl, self.KL)
+        if kl == "closed_form" and not has_closed_form_kl:
+            raise SettingError("objective.kl", kl, "this posterior and prior have none; use auto or monte_carlo")
+        self.beta = beta
+        self.num_samples = num_samples
+        self.closed_form = has_closed_form_kl if kl == "auto" else kl == "closed_form"
+        self.schedule = schedule if schedule is not None else ConstantSchedule()
+
+    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+        """The bound of each image.
+
+        Args:
+            terms: of a batch.
+            step: optimizer step, from 0.
+            num_images: size of the training set; not used here.
+        """
+        beta = self.beta * self.schedule(step)
+        elbo = -(terms.distortion + beta * terms.rate(self.closed_form))
+        return ObjectiveValue(value=elbo, surrogate=elbo, penalty=None, beta=beta)

@@ -1,0 +1,38 @@
+"""p(z): priors of the latent variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+__all__ = ["StandardNormalPrior"]
+
+Inference = Callable[[Tensor], Distribution]
+
+
+class StandardNormalPrior(nn.Module):
+    """p(z) = N(0, I), without parameters.
+
+    Args:
+        latent_dim: D.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.noise_dim = latent_dim
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+
+    def forward(self, infer: Inference | None = None, context: Tensor | None = None) -> Independent:
+        """p(z), event shape ``[D]``; depends neither on ``infer`` (images -> q) nor on ``context``."""
+        return Independent(Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
+
+    def draw(self, eps: Tensor, infer: Inference | None = None, context: Tensor | None = None) -> Tensor:
+        """Samples ``z [..., D]`` from standard normal noise ``eps [..., noise_dim]``."""
+        return self.loc + self.scale * eps

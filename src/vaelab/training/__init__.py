@@ -1,0 +1,26 @@
+"""Training: the LightningModule, the step, callbacks, checkpoints. Only this room and the data module know Lightning."""
+
+from vaelab.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from vaelab.training.loggers import MetricsFile, close_wandb, open_wandb
+from vaelab.training.module import TestSettings, VAEModule
+from vaelab.training.pictures import TrackerPictures, draw
+from vaelab.training.progress import RunProgress
+from vaelab.training.step import OptimisationStep, StepSettings
+from vaelab.training.stopping import EarlyStoppingAfterWarmup
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "Checkpoints",
+    "EarlyStoppingAfterWarmup",
+    "MetricsFile",
+    "OptimisationStep",
+    "RunProgress",
+    "StepSettings",
+    "TestSettings",
+    "TrackerPictures",
+    "VAEModule",
+    "close_wandb",
+    "draw",
+    "open_wandb",
+    "read_checkpoint",
+]

@@ -1,0 +1,287 @@
+"""The LightningModule: it hands chunks of steps to the step function, and keeps count. It holds no mathematics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vaelab.data.chunks import Chunk, ChunkPlan
+from vaelab.data.datamodule import ImageDataModule
+from vaelab.evidence import BoundValues, bound, importance
+from vaelab.latents import active_units
+from vaelab.noise import Noise, Split, Stream
+from vaelab.training.step import STEPS, SUMS, OptimisationStep, StepSettings
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """How the test set is measured.
+
+    Attributes:
+        num_samples: K of the importance-weighted estimate; 0 makes none.
+        repetitions: samples an image over which the bound is averaged.
+        max_rows: most samples that the decoder sees at once.
+    """
+
+    __test__ = False  # not a test, whatever pytest thinks of the name
+
+    num_samples: int = 100
+    repetitions: int = 8
+    max_rows: int = 25_000
+
+
+class VAEModule(L.LightningModule):
+    """A model, its objective and its optimizer, for Lightning's Trainer.
+
+    ``training_step`` receives a :class:`vaelab.data.chunks.Chunk`: several optimizer steps at once, under manual optimisation. ``global_step`` counts optimizer
+    steps. Metrics gather in one tensor on the device, which is read once per logging interval.
+
+    Args:
+        model: the :class:`vaelab.models.VAE`.
+        objective: what is maximised.
+        optimizer: parameters -> optimizer.
+        noise: of the run.
+        step_settings: accumulation and clipping.
+        test_settings: how the test set is measured.
+        config: the resolved configuration, primitives only; goes into every checkpoint.
+        log_every_n_steps: optimizer steps between two entries in the loggers; the end of an epoch makes one too.
+        val_check_interval: optimizer steps between two validations; None = at the end of each epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Any,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        noise: Noise,
+        *,
+        step_settings: StepSettings = StepSettings(),
+        test_settings: TestSettings = TestSettings(),
+        config: dict[str, Any] | None = None,
+        log_every_n_steps: int = 50,
+        val_check_interval: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.noise = noise
+        self.step_settings = step_settings
+        self.test_settings = test_settings
+        self.config = config if config is not None else {}
+        self.log_every_n_steps = log_every_n_steps
+        self.val_check_interval = val_check_interval
+        self.latest: dict[str, float] = {}  #: last value of every metric, for progress bars
+        self.results_file: Path | None = None  #: where rank 0 writes the per-image values of a test, an ``.npz``
+        self.test_values: dict[str, np.ndarray] = {}
+        self._eps: dict[tuple[str, int], Tensor] = {}
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer([p for p in self.model.parameters() if p.requires_grad])
+
+    def on_fit_start(self) -> None:
+        self.data.move_to(self.device)
+        self._step = OptimisationStep(
+            model=self.model,
+            objective=self.objective,
+            train_batch=self.data.train_batch,
+            num_images=self.data.size("train"),
+            noise=self.noise,
+            settings=self.step_settings,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        self._clear()
+
+    def training_step(self, chunk: Chunk, batch_idx: int) -> None:
+        started = time.perf_counter()
+        optimizer = self.optimizers()
+        for step, index in enumerate(chunk.indices, start=chunk.first_step):
+            self._sums += self._step(index, step, optimizer, self.manual_backward)
+        self._seconds += time.perf_counter() - started
+        step = self.trainer.global_step
+        if step % self.log_every_n_steps == 0 or step % self.plan.steps_per_epoch == 0 or step == self.plan.num_steps:
+            self._log_training(step)
+        self._announce_validation(step)
+
+    def _announce_validation(self, step: int) -> None:
+        """Lightning decides on validation by counting batches, and its batch is our chunk: so it is told at the end of each."""
+        if self.val_check_interval is None:
+            return  # it validates at the end of an epoch by itself
+        due = step % self.val_check_interval == 0 or step == self.plan.num_steps
+        self.trainer.val_check_batch = 1 if due else 2**62
+
+    def _clear(self) -> None:
+        self._sums = torch.zeros(len(SUMS) + len(STEPS), device=self.device)
+        self._seconds = 0.0
+
+    def _log_training(self, step: int) -> None:
+        totals = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
+        sums = dict(zip((*SUMS, *STEPS), totals, strict=True))
+        images, seconds = sums["images"], self._seconds
+        self._clear()
+        if images == 0:
+            return
+        self.record(
+            {
+                "train/loss": -sums["objective"] / images,
+                "train/elbo": sums["elbo"] / images,
+                "train/rate": sums["rate"] / images,
+                "train/distortion": sums["distortion"] / images,
+                "optim/lr": float(self._optimizer_group("lr")),
+                "optim/beta": self.objective.beta * self.objective.schedule(step - 1),
+                "optim/grad_norm": sums["grad_norm"] / sums["steps"],
+                "optim/skipped_steps": sums["skipped"] / self.trainer.world_size,
+                "time/images_per_second": images / seconds if seconds > 0 else 0.0,
+            },
+            step,
+        )
+
+    def _optimizer_group(self, key: str) -> Any:
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        return optimizer.param_groups[0][key]
+
+    def record(self, metrics: dict[str, float], step: int) -> None:
+        """Hand numbers to every logger, with the count of optimizer steps as the axis."""
+        self.latest.update(metrics)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**metrics, "trainer/global_step": step} if _is_wandb(logger) else metrics, step=step)
+
+    # -- validation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        self.data.move_to(self.device)
+
+    def on_validation_epoch_start(self) -> None:
+        self._val_sums = torch.zeros(4, dtype=torch.float64)
+        self._means: list[Tensor] = []
+
+    def validation_step(self, index: Tensor, batch_idx: int) -> None:
+        batch = self.data.evaluation_batch("val", index)
+        terms = self.model(batch, self._fixed_noise("val", 1)[:, index].to(self.device))
+        values = bound(terms, terms.has_closed_form_kl)
+        sums = torch.stack([values.elbo.sum(), values.rate.sum(), values.distortion.sum()]).cpu()
+        self._val_sums += torch.cat([sums, torch.tensor([float(len(index))], dtype=torch.float64)])
+        self._means.append(terms.layers[0].posterior.mean.cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        means = torch.cat(self._means).double()
+        moments = torch.cat([self._val_sums, means.sum(0), means.square().sum(0)]).to(self._sum_device)
+        moments = self.trainer.strategy.reduce(moments, reduce_op="sum").cpu()
+        elbo, rate, distortion, n = moments[:4].tolist()
+        first, second = moments[4:].chunk(2)
+        activities = (second - first.square() / n) / max(n - 1, 1)
+        metrics = {
+            "val/elbo": elbo / n,
+            "val/rate": rate / n,
+            "val/distortion": distortion / n,
+            "val/active_units": float(active_units(activities).sum()),
+        }
+        self.log_dict(metrics, logger=False, rank_zero_only=False)  # for callbacks that watch a metric
+        if not self.trainer.sanity_checking:
+            self.record(metrics, self.trainer.global_step)
+
+    # -- test ----------------------------------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        self.data.move_to(self.device)
+        self._test_parts: list[dict[str, Tensor]] = []
+
+    def test_step(self, index: Tensor, batch_idx: int) -> None:
+        settings = self.test_settings
+        batch = self.data.evaluation_batch("test", index)
+        eps = self._image_noise("test", index, settings.repetitions, repetition=0)
+        values = self._bound(batch, eps)
+        columns = {
+            "index": index.double(),
+            "elbo": values.elbo,
+            "rate": values.rate,
+            "distortion": values.distortion,
+            "elbo_variance": _or_zero(values.elbo_variance, values.elbo),
+            "rate_variance": _or_zero(values.rate_variance, values.elbo),
+            "distortion_variance": _or_zero(values.distortion_variance, values.elbo),
+        }
+        if settings.num_samples > 0:
+            eps = self._image_noise("test", index, settings.num_samples, repetition=1)
+            weighted = importance(self.model, batch, eps.to(self.device), settings.max_rows)
+            columns |= {"log_px": weighted.log_px, "log_px_variance": weighted.variance, "ess": weighted.ess}
+        self._test_parts.append({name: column.detach().cpu().double() for name, column in columns.items()})
+
+    def on_test_epoch_end(self) -> None:
+        names = list(self._test_parts[0])
+        mine = torch.stack([torch.cat([part[name] for part in self._test_parts]) for name in names], dim=1)
+        everything = self._gather(mine)
+        order = everything[:, 0].argsort()
+        self.test_values = {name: everything[order, i].numpy() for i, name in enumerate(names)}
+        self._test_parts = []
+        if self.trainer.is_global_zero and self.results_file is not None:
+            np.savez_compressed(self.results_file, allow_pickle=False, **self.test_values)
+
+    def _bound(self, batch: Any, eps: Tensor) -> BoundValues:
+        terms = self.model(batch, eps.to(self.device))
+        return bound(terms, terms.has_closed_form_kl)
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """The rows ``[n, V]`` of all ranks; ranks may hold different numbers of them."""
+        if self.trainer.world_size == 1:
+            return rows
+        count = torch.tensor([len(rows)], device=self._sum_device)
+        counts = self.all_gather(count).flatten().tolist()  # pyright: ignore[reportAttributeAccessIssue]
+        padded = torch.zeros(max(counts), rows.shape[1], dtype=torch.float64)
+        padded[: len(rows)] = rows
+        gathered = self.all_gather(padded.to(self._sum_device)).cpu()  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.cat([part[:n] for part, n in zip(gathered, counts, strict=True)])
+
+    # -- what both share -----------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> ImageDataModule:
+        datamodule = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(datamodule, ImageDataModule)
+        return datamodule
+
+    @property
+    def plan(self) -> ChunkPlan:
+        assert self.data.plan is not None
+        return self.data.plan
+
+    @property
+    def _sum_device(self) -> torch.device:
+        """Where sums in float64 are reduced: MPS has no float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    def _fixed_noise(self, split: str, num_samples: int) -> Tensor:
+        """The same noise ``[K, N, D]`` at every validation."""
+        key = (split, num_samples)
+        if key not in self._eps:
+            self._eps[key] = self._image_noise(split, torch.arange(self.data.size(split)), num_samples, repetition=0)  # pyright: ignore[reportArgumentType]
+        return self._eps[key]
+
+    def _image_noise(self, split: str, index: Tensor, num_samples: int, repetition: int) -> Tensor:
+        source = Split.test if split == "test" else Split.train
+        keys = self.data.noise_index(split, index)  # pyright: ignore[reportArgumentType]
+        shape = (num_samples, self.model.noise_dim)
+        return self.noise.image_normal(Stream.posterior, source, keys, shape, repetition).transpose(0, 1)  # pyright: ignore[reportArgumentType]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+
+def _or_zero(value: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if value is None else value
+
+
+def _is_wandb(logger: Any) -> bool:
+    return type(logger).__name__ == "WandbLogger"

@@ -1,0 +1,107 @@
+"""What the screen shows while a run goes on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vaelab.training.module import VAEModule
+
+
+class RunProgress(ProgressBar):
+    """One bar over the optimizer steps of the run, with loss and images per second; a line an epoch is left behind.
+
+    Where the screen is no terminal (a log file, a batch job) only the lines are written.
+
+    Args:
+        screen: where the bar is drawn; the lines go to standard output.
+    """
+
+    def __init__(self, screen: TextIO | None = None) -> None:
+        super().__init__()
+        self._screen = screen
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        console = Console(file=self._screen or sys.stdout)
+        if not self._enabled or not console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            refresh_per_second=4,
+        )
+        plan = _module(pl_module).plan
+        self._task = self._progress.add_task("step", total=plan.num_steps, completed=trainer.global_step, numbers="")
+        self._progress.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self._progress is None or self._task is None:
+            return
+        self._progress.update(self._task, completed=trainer.global_step, numbers=_numbers(_module(pl_module).latest))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._enabled:
+            return
+        module = _module(pl_module)
+        epochs = -(-module.plan.num_steps // module.plan.steps_per_epoch)
+        self._say(f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  {_numbers(module.latest)}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        self._say(" ".join(str(arg) for arg in args))
+
+    def _say(self, line: str) -> None:
+        # The bar is taken down for the moment, so that the line goes the way of all lines (the console log reads along).
+        if self._progress is not None:
+            self._progress.stop()
+        print(line, flush=True)
+        if self._progress is not None:
+            self._progress.start()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _module(pl_module: L.LightningModule) -> VAEModule:
+    assert isinstance(pl_module, VAEModule)
+    return pl_module
+
+
+def _numbers(latest: dict[str, float]) -> str:
+    shown = []
+    if "train/loss" in latest:
+        shown.append(f"loss {latest['train/loss']:.2f}")
+    if "val/elbo" in latest:
+        shown.append(f"val/elbo {latest['val/elbo']:.2f}")
+    if "time/images_per_second" in latest:
+        shown.append(f"{latest['time/images_per_second']:,.0f} images/s")
+    return "  ".join(shown)

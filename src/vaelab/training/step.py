@@ -1,0 +1,143 @@
+"""One optimizer step. Everything that touches the weights is here, whatever the engine that calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from vaelab.batch import Batch
+from vaelab.errors import SettingError
+from vaelab.noise import Noise, Stream
+from vaelab.objectives import ObjectiveValue
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What ``optimizer`` says beside the optimizer itself.
+
+    Attributes:
+        accumulate: minibatches an optimizer step; their gradients are summed as if they were one batch.
+        clip_norm: largest norm of the gradient of the mean loss; longer gradients are scaled down to it. None = no clipping.
+        scaled: the loss is scaled for float16 (``trainer.precision=16-mixed``), so the gradient's norm is not known here.
+    """
+
+    accumulate: int = 1
+    clip_norm: float | None = None
+    scaled: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.accumulate, bool) or not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise SettingError("optimizer.accumulate", self.accumulate, "must be a positive integer")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise SettingError("optimizer.clip_norm", self.clip_norm, "must be null or a number > 0")
+        if self.clip_norm is not None and self.scaled:
+            raise SettingError("optimizer.clip_norm", self.clip_norm, "cannot go with trainer.precision=16-mixed; use bf16-mixed")
+
+
+#: what a step reports, in this order: sums over the images of this rank, then the gradient norm, then how often a step was skipped
+SUMS = ("objective", "elbo", "rate", "distortion", "images")
+STEPS = ("grad_norm", "skipped", "steps")
+
+
+class OptimisationStep:
+    """Forward, backward, check, clip, step.
+
+    The loss is minus the objective's surrogate, averaged over all images of the step on all ranks, plus its penalty. A step whose gradient is not finite leaves
+    weights and optimizer as they were, and is counted.
+
+    Args:
+        model: (batch, noise) -> :class:`vaelab.models.Terms`.
+        objective: terms -> :class:`vaelab.objectives.ObjectiveValue`.
+        train_batch: (indices over all ranks, step, rows of this rank) -> batch.
+        num_images: size of the training set.
+        noise: of the run.
+        settings: accumulation and clipping.
+        rank, world_size: which of how many processes this is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Callable[..., ObjectiveValue],
+        train_batch: Callable[[Tensor, int, slice], Batch],
+        num_images: int,
+        noise: Noise,
+        settings: StepSettings,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.train_batch = train_batch
+        self.num_images = num_images
+        self.noise = noise
+        self.settings = settings
+        self.rows = slice(rank, None, world_size)
+        self.world_size = world_size
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def __call__(self, index: Tensor, step: int, optimizer: Any, backward: Callable[[Tensor], None]) -> Tensor:
+        """Carry out step ``step`` on the images at ``index [B]`` (over all ranks).
+
+        Args:
+            optimizer: with ``zero_grad`` and ``step``.
+            backward: takes the loss of a part of the batch; called ``accumulate`` times.
+
+        Returns:
+            The numbers named by :data:`SUMS` and :data:`STEPS`, float32, on the device of the batch.
+        """
+        num_images = len(index)
+        batch = self.train_batch(index, step, self.rows)
+        shape = (self.objective.num_samples, num_images, self.model.noise_dim)  # pyright: ignore[reportFunctionMemberAccess]
+        eps = self.noise.step_normal(Stream.posterior, step, shape, index.device)[:, self.rows]
+
+        optimizer.zero_grad(set_to_none=True)
+        sums: list[Tensor] = []
+        for part, part_eps in _parts(batch, eps, self.settings.accumulate):
+            terms = self.model(part, part_eps)
+            value = self.objective(terms, step, self.num_images)
+            # DDP averages over ranks, hence the factor: the gradient is that of the mean over the images of all ranks.
+            loss = -value.surrogate.sum() * (self.world_size / num_images)
+            if value.penalty is not None:
+                loss = loss + value.penalty / self.settings.accumulate
+            backward(loss)
+            with torch.no_grad():
+                distortion, rate = terms.distortion.sum(), terms.rate(terms.has_closed_form_kl).sum()
+                objective = value.value.sum() - (0 if value.penalty is None else value.penalty * len(part.x))
+                sums.append(torch.stack([objective, -(distortion + rate), rate, distortion]))
+        steps = self._update(optimizer)
+        total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+        images = torch.full((1,), float(len(batch.x)), device=total.device)
+        return torch.cat([total.float(), images, steps])
+
+    def _update(self, optimizer: Any) -> Tensor:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        finite = torch.isfinite(norm)
+        if self.settings.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
+        if self.settings.scaled:
+            pass  # the scaler of the precision plugin looks for itself
+        elif norm.device.type == "cuda" and optimizer.param_groups[0].get("fused"):
+            # Asking whether the norm is finite would wait for the device; a fused optimizer takes the answer as a tensor, and does nothing where it says so.
+            optimizer.optimizer.found_inf = (~finite).float()
+        elif not finite:
+            optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
+        optimizer.step()
+        skipped = (~finite).float()
+        return torch.stack([torch.where(finite, norm, 0.0), skipped, torch.ones_like(norm)]).float()
+
+
+def _parts(batch: Batch, eps: Tensor, number: int) -> list[tuple[Batch, Tensor]]:
+    if number == 1:
+        return [(batch, eps)]
+    split = [t.tensor_split(number) for t in (batch.x, batch.y, batch.index)]
+    return [
+        (Batch(x, y, index), part_eps)
+        for x, y, index, part_eps in zip(*split, eps.tensor_split(number, dim=1), strict=True)
+    ]
