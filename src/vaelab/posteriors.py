@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-__all__ = ["NormalPosterior", "PosteriorSample"]
+__all__ = ["NormalPosterior", "NormalSample", "PosteriorSample"]
 
 
-@dataclass(frozen=True)
-class PosteriorSample:
-    """Samples of q(z|x) and their density.
+class PosteriorSample(Protocol):
+    """Samples of q(z|x) and their density. A posterior computes the density where it is asked for, or along with the sample where that is cheaper.
 
     Attributes:
         z: ``[K, B, D]``, differentiable in the parameters of q (reparameterised).
@@ -22,9 +23,33 @@ class PosteriorSample:
         distribution: q(z|x) itself, batch shape ``[B]``, event shape ``[D]``.
     """
 
-    z: Tensor
-    log_q: Tensor
-    distribution: Distribution
+    @property
+    def z(self) -> Tensor: ...
+
+    @property
+    def log_q(self) -> Tensor: ...
+
+    @property
+    def distribution(self) -> Distribution: ...
+
+
+@dataclass(frozen=True)
+class NormalSample:
+    """z = mu + sigma * eps with its density; see :class:`PosteriorSample`."""
+
+    distribution: Independent
+    eps: Tensor
+
+    @cached_property
+    def z(self) -> Tensor:
+        normal = self.distribution.base_dist
+        return torch.addcmul(normal.mean, normal.stddev, self.eps)
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        # At z = mu + sigma * eps the density needs no division by sigma.
+        terms = 0.5 * self.eps.square() + self.distribution.base_dist.stddev.log()
+        return -terms.sum(-1) - 0.5 * math.log(2 * math.pi) * self.eps.shape[-1]
 
 
 class NormalPosterior(nn.Module):
@@ -48,10 +73,6 @@ class NormalPosterior(nn.Module):
         scale = torch.exp(0.5 * self.log_variance(features))
         return Independent(Normal(self.mean(features), scale, validate_args=False), 1, validate_args=False)
 
-    def forward(self, features: Tensor, eps: Tensor) -> PosteriorSample:
+    def forward(self, features: Tensor, eps: Tensor) -> NormalSample:
         """Samples from features ``[B, F]`` and standard normal noise ``eps [K, B, D]``."""
-        q = self.distribution(features)
-        mean, scale = q.base_dist.mean, q.base_dist.stddev
-        # With z = mean + scale * eps the density needs no division by the scale.
-        log_q = -(0.5 * eps.square() + scale.log()).sum(-1) - 0.5 * math.log(2 * math.pi) * eps.shape[-1]
-        return PosteriorSample(z=mean + scale * eps, log_q=log_q, distribution=q)
+        return NormalSample(self.distribution(features), eps)

@@ -6,11 +6,22 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal, register_kl
 
-__all__ = ["StandardNormalPrior"]
+__all__ = ["StandardNormal", "StandardNormalPrior"]
 
 Inference = Callable[[Tensor], Distribution]
+
+
+class StandardNormal(Normal):
+    """N(0, 1), known to be so."""
+
+
+@register_kl(Normal, StandardNormal)
+def _kl_to_standard_normal(q: Normal, p: StandardNormal) -> Tensor:
+    """KL(q || N(0, 1)) = -1/2 (1 + log sigma^2 - mu^2 - sigma^2), mind the sign: never negative (Kingma & Welling 2014, appendix B)."""
+    mu, sigma = q.mean, q.stddev
+    return -0.5 * (1 + 2 * sigma.log() - mu.square() - sigma.square())
 
 
 class StandardNormalPrior(nn.Module):
@@ -31,7 +42,7 @@ class StandardNormalPrior(nn.Module):
 
     def forward(self, infer: Inference | None = None, context: Tensor | None = None) -> Independent:
         """p(z), event shape ``[D]``; depends neither on ``infer`` (images -> q) nor on ``context``."""
-        return Independent(Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
+        return Independent(StandardNormal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
 
     def draw(self, eps: Tensor, infer: Inference | None = None, context: Tensor | None = None) -> Tensor:
         """Samples ``z [..., D]`` from standard normal noise ``eps [..., noise_dim]``."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from vaelab.models.terms import Terms
+from vaelab.models.terms import Terms, sum_layers
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def bound(terms: Terms, closed_form: bool) -> BoundValues:
     if closed_form:
         rate = terms.rate(closed_form=True).double().expand_as(log_px)
     else:
-        rate = torch.stack([layer.log_q - layer.log_p for layer in terms.layers]).sum(0).double()
+        rate = sum_layers(terms.log_ratios).double()
     elbo, distortion = log_px - rate, -log_px
     several = len(log_px) > 1
     return BoundValues(

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from vaelab.posteriors import PosteriorSample
+
 
 @dataclass(frozen=True)
 class LayerTerms:
-    """The terms of one stochastic layer z.
+    """The terms of one stochastic layer z, each computed when it is first asked for.
 
     Attributes:
-        log_p: log p(z) ``[K, B]``, given the layers above it where there are any.
-        log_q: log q(z|x) ``[K, B]``.
-        kl: KL(q(z|x) || p(z)) per dimension ``[B, D]``, where it has a closed form; otherwise None.
-        posterior: q(z|x), batch shape ``[B]``.
+        sample: of q(z|x), K a piece.
+        prior: p(z), given the layers above it where there are any.
     """
 
-    log_p: Tensor
-    log_q: Tensor
-    kl: Tensor | None
-    posterior: Distribution
+    sample: PosteriorSample
+    prior: Distribution
+
+    @property
+    def posterior(self) -> Distribution:
+        """q(z|x), batch shape ``[B]``."""
+        return self.sample.distribution
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """log p(z) ``[K, B]``."""
+        return self.prior.log_prob(self.sample.z)
+
+    @property
+    def log_q(self) -> Tensor:
+        """log q(z|x) ``[K, B]``."""
+        return self.sample.log_q
+
+    @cached_property
+    def kl(self) -> Tensor | None:
+        """KL(q(z|x) || p(z)) per dimension ``[B, D]``, where it has a closed form; otherwise None."""
+        return closed_form_kl(self.posterior, self.prior)
 
 
 @dataclass(frozen=True)
@@ -38,25 +57,46 @@ class Terms:
     log_px: Tensor
     layers: tuple[LayerTerms, ...]
 
-    @property
+    @cached_property
     def log_w(self) -> Tensor:
         """log p(x, z) - log q(z|x), the importance weights' logarithms ``[K, B]``."""
-        return self.log_px + torch.stack([layer.log_p - layer.log_q for layer in self.layers]).sum(0)
+        return self.log_px - sum_layers(self.log_ratios)
+
+    @property
+    def log_ratios(self) -> list[Tensor]:
+        """log q(z|x) - log p(z) of each layer ``[K, B]``."""
+        return [layer.log_q - layer.log_p for layer in self.layers]
 
     @property
     def has_closed_form_kl(self) -> bool:
         return all(layer.kl is not None for layer in self.layers)
 
-    @property
+    @cached_property
     def distortion(self) -> Tensor:
         """-E_q log p(x|z) ``[B]``, the expectation taken over the K samples."""
         return -self.log_px.mean(0)
 
+    @cached_property
+    def rate_closed_form(self) -> Tensor:
+        """KL(q(z|x) || p(z)) ``[B]`` in closed form; never negative. ValueError where there is none."""
+        kls = [layer.kl for layer in self.layers if layer.kl is not None]
+        if len(kls) != len(self.layers):
+            raise ValueError("the KL of this posterior and prior has no closed form")
+        return sum_layers([kl.sum(-1) for kl in kls])
+
+    @cached_property
+    def rate_monte_carlo(self) -> Tensor:
+        """KL(q(z|x) || p(z)) ``[B]`` as the mean of log q - log p over the K samples; may be negative."""
+        return sum_layers(self.log_ratios).mean(0)
+
     def rate(self, closed_form: bool) -> Tensor:
-        """KL(q(z|x) || p(z)) ``[B]``: in closed form, which is never negative, or as the mean of log q - log p over the K samples."""
-        if closed_form:
-            return torch.stack([layer.kl.sum(-1) for layer in self.layers if layer.kl is not None]).sum(0)
-        return torch.stack([(layer.log_q - layer.log_p).mean(0) for layer in self.layers]).sum(0)
+        """KL(q(z|x) || p(z)) ``[B]``."""
+        return self.rate_closed_form if closed_form else self.rate_monte_carlo
+
+
+def sum_layers(terms: list[Tensor]) -> Tensor:
+    """The sum over stochastic layers."""
+    return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:

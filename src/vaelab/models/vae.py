@@ -47,15 +47,8 @@ class VAE(nn.Module):
     def forward(self, batch: Batch, eps: Tensor) -> Terms:
         """The terms of the bound, from noise ``eps [K, B, noise_dim]``."""
         sample = self.posterior(self.encoder(batch.x), eps)
-        p_z = self.prior(infer=self.infer)
         p_x = self.likelihood(self.decoder(sample.z))
-        layer = LayerTerms(
-            log_p=p_z.log_prob(sample.z),
-            log_q=sample.log_q,
-            kl=closed_form_kl(sample.distribution, p_z),
-            posterior=sample.distribution,
-        )
-        return Terms(log_px=p_x.log_prob(batch.x), layers=(layer,))
+        return Terms(log_px=p_x.log_prob(batch.x), layers=(LayerTerms(sample, self.prior(infer=self.infer)),))
 
     def infer(self, x: Tensor) -> Distribution:
         """q(z|x) of images ``[B, C, H, W]``."""

@@ -21,7 +21,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def activation_layer(name: str, setting: str) -> nn.Module:
     """The nonlinearity called ``name``."""
-    return ACTIVATIONS[choice(setting, name, ACTIVATIONS)]()
+    kind = ACTIVATIONS[choice(setting, name, ACTIVATIONS)]
+    return nn.ReLU(inplace=True) if kind is nn.ReLU else kind()  # ReLU's gradient needs its output only
 
 
 def positive(setting: str, widths: Sequence[int]) -> tuple[int, ...]:

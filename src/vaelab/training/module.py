@@ -18,7 +18,7 @@ from vaelab.data.datamodule import ImageDataModule
 from vaelab.evidence import BoundValues, bound, importance
 from vaelab.latents import active_units
 from vaelab.noise import Noise, Split, Stream
-from vaelab.training.step import STEPS, SUMS, OptimisationStep, StepSettings
+from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,11 @@ class VAEModule(L.LightningModule):
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         started = time.perf_counter()
-        optimizer = self.optimizers()
+        optimizer, sums = self.optimizers(), self._sums
         for step, index in enumerate(chunk.indices, start=chunk.first_step):
-            self._sums += self._step(index, step, optimizer, self.manual_backward)
+            sums += self._step(index, step, optimizer, self.manual_backward)
+        self._images += sum(map(len, chunk.indices))
+        self._steps += len(chunk.indices)
         self._seconds += time.perf_counter() - started
         step = self.trainer.global_step
         if step % self.log_every_n_steps == 0 or step % self.plan.steps_per_epoch == 0 or step == self.plan.num_steps:
@@ -123,27 +125,28 @@ class VAEModule(L.LightningModule):
         self.trainer.val_check_batch = 1 if due else 2**62
 
     def _clear(self) -> None:
-        self._sums = torch.zeros(len(SUMS) + len(STEPS), device=self.device)
-        self._seconds = 0.0
+        self._sums = torch.zeros(len(REPORT), device=self.device)
+        self._images, self._steps, self._seconds = 0, 0, 0.0
 
     def _log_training(self, step: int) -> None:
         totals = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
-        sums = dict(zip((*SUMS, *STEPS), totals, strict=True))
-        images, seconds = sums["images"], self._seconds
+        sums = dict(zip(REPORT, totals, strict=True))
+        images, steps, seconds, ranks = self._images, self._steps, self._seconds, self.trainer.world_size
         self._clear()
         if images == 0:
             return
+        rate, distortion = sums["rate"] / images, sums["distortion"] / images
         self.record(
             {
                 "train/loss": -sums["objective"] / images,
-                "train/elbo": sums["elbo"] / images,
-                "train/rate": sums["rate"] / images,
-                "train/distortion": sums["distortion"] / images,
+                "train/elbo": -(rate + distortion),
+                "train/rate": rate,
+                "train/distortion": distortion,
                 "optim/lr": float(self._optimizer_group("lr")),
                 "optim/beta": self.objective.beta * self.objective.schedule(step - 1),
-                "optim/grad_norm": sums["grad_norm"] / sums["steps"],
-                "optim/skipped_steps": sums["skipped"] / self.trainer.world_size,
-                "time/images_per_second": images / seconds if seconds > 0 else 0.0,
+                "optim/grad_norm": sums["grad_norm"] / (ranks * steps),
+                "optim/skipped_steps": sums["skipped"] / ranks,
+                "time/images_per_second": images / seconds,
             },
             step,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any, TextIO
 
 import lightning as L
@@ -11,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vaelab.training.module import VAEModule
+
+
+SECONDS_BETWEEN = 0.5  # two drawings of the bar
 
 
 class RunProgress(ProgressBar):
@@ -28,6 +32,7 @@ class RunProgress(ProgressBar):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._enabled = True
+        self._next_refresh = 0.0
 
     def disable(self) -> None:
         self._enabled = False
@@ -50,16 +55,19 @@ class RunProgress(ProgressBar):
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
-            refresh_per_second=4,
+            auto_refresh=False,  # no thread that takes turns with the matrix products
         )
         plan = _module(pl_module).plan
         self._task = self._progress.add_task("step", total=plan.num_steps, completed=trainer.global_step, numbers="")
         self._progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if self._progress is None or self._task is None:
+        if self._progress is None or self._task is None or time.monotonic() < self._next_refresh:
             return
-        self._progress.update(self._task, completed=trainer.global_step, numbers=_numbers(_module(pl_module).latest))
+        self._next_refresh = time.monotonic() + SECONDS_BETWEEN
+        self._progress.update(
+            self._task, completed=trainer.global_step, numbers=_numbers(_module(pl_module).latest), refresh=True
+        )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._enabled:
