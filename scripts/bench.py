@@ -24,8 +24,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5, help="epochs of each variant that count (one more warms up)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="epochs of each variant that count (one more warms up)"
+    )
     parser.add_argument("--write", type=Path, help="also write the table to this Markdown file")
     arguments = parser.parse_args()
     os.environ.setdefault("WANDB_MODE", "offline")
@@ -53,7 +57,10 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
     from vaelab.experiments.train import train
 
     x = datasets.load("mnist", data_dir).train.x
-    variants: dict[str, Callable[[], None]] = {"plain loop": plain_loop(x), "torchvision and DataLoader": dataloader_loop(data_dir)}
+    variants: dict[str, Callable[[], None]] = {
+        "plain loop": plain_loop(x),
+        "torchvision and DataLoader": dataloader_loop(data_dir),
+    }
     times: dict[str, list[float]] = {name: [] for name in ("vae-train", *variants)}
 
     class InTurn(L.Callback):
@@ -77,7 +84,12 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
             times["vae-train"].append(time.perf_counter() - self.resumed)
 
     with tempfile.TemporaryDirectory() as logs:
-        overrides = ["experiment=reference", f"trainer.max_epochs={repetitions + 1}", f"paths.log_dir={logs}", "trainer=cpu"]
+        overrides = [
+            "experiment=reference",
+            f"trainer.max_epochs={repetitions + 1}",
+            f"paths.log_dir={logs}",
+            "trainer=cpu",
+        ]
         with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
             config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
         train(config, callbacks=[InTurn()])
@@ -91,7 +103,9 @@ def network() -> tuple[Any, ...]:
 
     encoder = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
     mean, log_variance = nn.Linear(256, 64), nn.Linear(256, 64)
-    decoder = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 784))
+    decoder = nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 784)
+    )
     parameters = [p for part in (encoder, mean, log_variance, decoder) for p in part.parameters()]
     return encoder, mean, log_variance, decoder, torch.optim.Adam(parameters, 1e-3, fused=True)
 

@@ -9,8 +9,17 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch: for tensors this small a second thread only waits
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-MNIST_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+MNIST_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +39,7 @@ def mnist_dir() -> Path:
     pytest.skip("MNIST is not here: set DATA_DIR")
 
 
-@pytest.fixture()
+@pytest.fixture
 def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """overrides -> the resolved configuration of vae-train, with logs under ``tmp_path`` and no tracker."""
     from hydra import compose as hydra_compose
@@ -38,7 +47,11 @@ def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
     from omegaconf import OmegaConf
 
     def _compose(*overrides: str, config_name: str = "train") -> dict[str, Any]:
-        quiet = () if config_name != "train" or any(o.startswith("logger") for o in overrides) else ("logger=none",)
+        quiet = (
+            ()
+            if config_name != "train" or any(o.startswith("logger") for o in overrides)
+            else ("logger=none",)
+        )
         with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
             cfg = hydra_compose(config_name, overrides=[*quiet, f"paths.log_dir={tmp_path}/logs", *overrides])
         config = OmegaConf.to_container(cfg, resolve=True)

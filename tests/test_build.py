@@ -37,13 +37,17 @@ def test_context_goes_to_those_who_take_it() -> None:
 
 
 def test_an_argument_that_nobody_takes_is_refused_by_name() -> None:
-    with pytest.raises(SettingError, match=r"encoder\.hiden=\[4\]: unknown; allowed: hidden.*did you mean 'hidden'"):
+    with pytest.raises(
+        SettingError, match=r"encoder\.hiden=\[4\]: unknown; allowed: hidden.*did you mean 'hidden'"
+    ):
         build({"_target_": "vaelab.networks.MLPEncoder", "hiden": [4]}, "encoder", image_shape=(1, 2, 2))
 
 
 def test_what_the_caller_decides_cannot_be_set() -> None:
     with pytest.raises(SettingError, match=r"encoder\.image_shape"):
-        build({"_target_": "vaelab.networks.MLPEncoder", "image_shape": [9]}, "encoder", image_shape=(1, 2, 2))
+        build(
+            {"_target_": "vaelab.networks.MLPEncoder", "image_shape": [9]}, "encoder", image_shape=(1, 2, 2)
+        )
 
 
 def test_missing_pieces_are_named() -> None:

@@ -58,7 +58,10 @@ def test_only_the_decoder_mode_has_a_variance_a_pixel() -> None:
     likelihood = GaussianLikelihood(**UNIT)
     scale = likelihood(torch.stack([torch.zeros(2, 2), torch.arange(4.0).view(2, 2)])).stddev.flatten()
     assert (scale.diff() > 0).all()
-    assert [GaussianLikelihood(**UNIT, variance=v).params_per_pixel for v in ("learned", "constant")] == [1, 1]
+    assert [GaussianLikelihood(**UNIT, variance=v).params_per_pixel for v in ("learned", "constant")] == [
+        1,
+        1,
+    ]
     assert len(list(GaussianLikelihood(**UNIT, variance="learned").parameters())) == 1
 
 
@@ -76,7 +79,15 @@ def test_draws_have_the_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"variance": "pixel"}, {"sigma": 0.0}, {"sigma": -1.0}, {"sigma": "x"}, {"sigma_floor": -0.1}, {"sigma_floor": "x"}]
+    "wrong",
+    [
+        {"variance": "pixel"},
+        {"sigma": 0.0},
+        {"sigma": -1.0},
+        {"sigma": "x"},
+        {"sigma_floor": -0.1},
+        {"sigma_floor": "x"},
+    ],
 )
 def test_gaussian_refuses(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingError, match=f"likelihood.{next(iter(wrong))}"):
@@ -86,4 +97,6 @@ def test_gaussian_refuses(wrong: dict[str, object]) -> None:
 def test_gaussian_log_prob_by_hand() -> None:
     likelihood = GaussianLikelihood((1, 1, 1), (0.0, 1.0), 256, variance="constant", sigma=0.5)
     log_p = likelihood(torch.full((1, 1, 1), 0.2)).log_prob(torch.full((1, 1, 1), 0.9)).item()
-    assert log_p == pytest.approx(-0.5 * (0.7 / 0.5) ** 2 - math.log(0.5) - 0.5 * math.log(2 * math.pi), rel=1e-6)
+    assert log_p == pytest.approx(
+        -0.5 * (0.7 / 0.5) ** 2 - math.log(0.5) - 0.5 * math.log(2 * math.pi), rel=1e-6
+    )

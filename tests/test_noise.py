@@ -13,7 +13,9 @@ def test_a_step_does_not_depend_on_what_was_drawn_before() -> None:
     fresh, used = Noise(5), Noise(5)
     used.step_uniform(Stream.binarize, 3, (100,))
     used.step_normal(Stream.posterior, 8, (7,))
-    assert torch.equal(used.step_normal(Stream.posterior, 9, (2, 3)), fresh.step_normal(Stream.posterior, 9, (2, 3)))
+    assert torch.equal(
+        used.step_normal(Stream.posterior, 9, (2, 3)), fresh.step_normal(Stream.posterior, 9, (2, 3))
+    )
 
 
 def test_seeds_streams_and_steps_differ() -> None:

@@ -35,6 +35,8 @@ ROOMS = [
     "training",
     "tasks",
     "build",
+    "loading",
+    "experiments",
     "sweeps",
     "commands",
 ]

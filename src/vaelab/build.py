@@ -82,7 +82,12 @@ def build(node: Mapping[str, Any], where: str, **context: Any) -> Any:
     allowed = [name for name in parameters if name not in context]
     for key, value in arguments.items():
         if key not in allowed and not takes_any:
-            raise SettingError(f"{where}.{key}", value, f"unknown; allowed: {', '.join(allowed)}", nearest=nearest(key, allowed))
+            raise SettingError(
+                f"{where}.{key}",
+                value,
+                f"unknown; allowed: {', '.join(allowed)}",
+                nearest=nearest(key, allowed),
+            )
     arguments |= {key: value for key, value in context.items() if key in parameters}
     missing = [
         name for name, p in parameters.items()
@@ -123,11 +128,19 @@ def build_model(config: Mapping[str, Any], shape: DataShape) -> nn.Module:
         channels, *size = shape.image_shape
         output_shape = (likelihood.params_per_pixel * channels, *size)
         encoder = build(config["encoder"], "encoder", image_shape=shape.image_shape)
-        posterior = build(config["posterior"], "posterior", num_features=encoder.num_features, latent_dim=latent_dim)
+        posterior = build(
+            config["posterior"], "posterior", num_features=encoder.num_features, latent_dim=latent_dim
+        )
         prior = build(config["prior"], "prior", latent_dim=latent_dim)
         decoder = build(config["decoder"], "decoder", latent_dim=latent_dim, output_shape=output_shape)
         return build(
-            config["model"], "model", encoder=encoder, posterior=posterior, prior=prior, decoder=decoder, likelihood=likelihood
+            config["model"],
+            "model",
+            encoder=encoder,
+            posterior=posterior,
+            prior=prior,
+            decoder=decoder,
+            likelihood=likelihood,
         )
 
 
@@ -140,13 +153,15 @@ def build_likelihood(config: Mapping[str, Any], shape: DataShape) -> Any:
 
 def likelihood_support(config: Mapping[str, Any]) -> str:
     """``binary``, ``levels`` or ``density``: the likelihood's support, before there are data."""
-    return getattr(resolve(config["likelihood"].get("_target_"), "likelihood"), "support")
+    return resolve(config["likelihood"].get("_target_"), "likelihood").support
 
 
 def build_objective(config: Mapping[str, Any], model: Any, steps_per_epoch: int) -> Any:
     """The objective with its schedule."""
     schedule = build(config["schedule"], "schedule", steps_per_epoch=steps_per_epoch)
-    return build(config["objective"], "objective", schedule=schedule, has_closed_form_kl=model.has_closed_form_kl())
+    return build(
+        config["objective"], "objective", schedule=schedule, has_closed_form_kl=model.has_closed_form_kl()
+    )
 
 
 def build_data(config: Mapping[str, Any]) -> Any:

@@ -25,10 +25,17 @@ class SettingError(ValueError):
     def __init__(self, setting: str, received: object, rule: str, *, nearest: str | None = None) -> None:
         self.setting, self.received, self.rule, self.nearest = setting, received, rule, nearest
         hint = f" (did you mean {nearest!r}?)" if nearest is not None else ""
-        super().__init__(f"{setting}={received}: {rule}{hint}")
+        super().__init__(f"{setting}={_typed(received)}: {rule}{hint}")
 
-    def __reduce__(self) -> tuple[object, ...]:  # exceptions with keyword arguments do not pickle by themselves
+    def __reduce__(
+        self,
+    ) -> tuple[object, ...]:  # exceptions with keyword arguments do not pickle by themselves
         return (_rebuild, (self.setting, self.received, self.rule, self.nearest))
+
+
+def _typed(value: object) -> str:
+    """A value as it is typed: null, true, false; anything else as Python shows it."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def _rebuild(setting: str, received: object, rule: str, hint: str | None) -> SettingError:
@@ -54,8 +61,10 @@ def choice(setting: str, received: T, allowed: Iterable[T]) -> T:
     options = list(allowed)
     if received in options:
         return received
-    names = [str(option) for option in options]
-    raise SettingError(setting, received, f"must be one of {', '.join(names)}", nearest=nearest(str(received), names))
+    names = [_typed(option) for option in options]
+    raise SettingError(
+        setting, received, f"must be one of {', '.join(names)}", nearest=nearest(str(received), names)
+    )
 
 
 class RunFailed(RuntimeError):

@@ -41,7 +41,9 @@ class BernoulliLikelihood(nn.Module):
         super().__init__()
         if tuple(pixel_range) != (0.0, 1.0):
             raise SettingError(
-                "data.pixel_range", list(pixel_range), "likelihood=bernoulli takes pixels in [0, 1]; use [0, 1], or likelihood=gaussian"
+                "data.pixel_range",
+                list(pixel_range),
+                "likelihood=bernoulli takes pixels in [0, 1]; use [0, 1], or likelihood=gaussian",
             )
 
     def forward(self, parameters: Tensor) -> Independent:
@@ -104,9 +106,13 @@ class GaussianLikelihood(nn.Module):
         elif isinstance(sigma_floor, int | float) and sigma_floor >= 0:
             self.sigma_floor = float(sigma_floor)
         else:
-            raise SettingError("likelihood.sigma_floor", sigma_floor, "must be auto (half a grey level) or a number >= 0")
+            raise SettingError(
+                "likelihood.sigma_floor", sigma_floor, "must be auto (half a grey level) or a number >= 0"
+            )
         if not isinstance(sigma, int | float) or not sigma > self.sigma_floor:
-            raise SettingError("likelihood.sigma", sigma, f"must be above likelihood.sigma_floor, here {self.sigma_floor:g}")
+            raise SettingError(
+                "likelihood.sigma", sigma, f"must be above likelihood.sigma_floor, here {self.sigma_floor:g}"
+            )
         self.sigma = float(sigma)
         above_floor = self.sigma - self.sigma_floor
         self.start = above_floor + math.log(-math.expm1(-above_floor))  # the inverse of softplus
@@ -118,7 +124,9 @@ class GaussianLikelihood(nn.Module):
         mean = parameters
         if self.variance == "decoder":
             mean, offset = parameters.chunk(2, dim=-3)
-            sigma = self.sigma_floor + F.softplus(self.start + offset)  # near ``sigma`` at first, as in the other modes
+            sigma = self.sigma_floor + F.softplus(
+                self.start + offset
+            )  # near ``sigma`` at first, as in the other modes
         elif self.variance == "learned":
             sigma = (self.sigma_floor + F.softplus(self.raw_sigma)).expand_as(mean)
         else:

@@ -66,7 +66,9 @@ class Noise:
         self._bases: dict[Stream, tuple[int, int]] = {}
 
     def _philox(self, stream: Stream, counter: Sequence[int]) -> np.random.Philox:
-        return np.random.Philox(key=np.array([self.seed, stream], np.uint64), counter=np.array(counter, np.uint64))
+        return np.random.Philox(
+            key=np.array([self.seed, stream], np.uint64), counter=np.array(counter, np.uint64)
+        )
 
     def step_seed(self, stream: Stream, step: int) -> int:
         """Seed of torch's generator for one step: different for every step below 2**32 of a stream.
@@ -91,7 +93,9 @@ class Noise:
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Standard normal numbers of an optimizer step, for the whole global batch: a rank takes its rows."""
-        return torch.randn(*shape, generator=self._generator(stream, step, device), device=device, dtype=dtype)
+        return torch.randn(
+            *shape, generator=self._generator(stream, step, device), device=device, dtype=dtype
+        )
 
     def step_uniform(
         self, stream: Stream, step: int, shape: Sequence[int], device: torch.device | str = "cpu"
@@ -138,7 +142,9 @@ class Noise:
             philox.state = state
             yield generator
 
-    def step_pixels(self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str) -> Tensor:
+    def step_pixels(
+        self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str
+    ) -> Tensor:
         """:meth:`step_uniform` for ``purpose`` = ``binarize`` or ``dequantize``."""
         return self.step_uniform(Stream[purpose], step, shape, device)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import pytest
 import torch
 
@@ -20,8 +23,12 @@ def boundaries(plan: ChunkPlan, start: int = 0) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("chunk_steps", [1, 3, 50])
 @pytest.mark.parametrize("limit", [None, 7])
-def test_chunks_cover_every_step_once_and_end_where_something_is_due(chunk_steps: int, limit: int | None) -> None:
-    plan = ChunkPlan(num_images=100, batch_size=9, num_steps=41, chunk_steps=chunk_steps, every=(5, 8), limit=limit)
+def test_chunks_cover_every_step_once_and_end_where_something_is_due(
+    chunk_steps: int, limit: int | None
+) -> None:
+    plan = ChunkPlan(
+        num_images=100, batch_size=9, num_steps=41, chunk_steps=chunk_steps, every=(5, 8), limit=limit
+    )
     chunks = boundaries(plan)
     assert [step for first, end in chunks for step in range(first, end)] == list(range(41))
     assert all(end - first <= chunk_steps for first, end in chunks)
@@ -35,7 +42,7 @@ def test_a_short_last_batch_is_used() -> None:
     loader = ChunkLoader(plan, Noise(0).order, lambda: 0)
     seen = [index.tolist() for chunk in loader for index in chunk.indices]
     assert [len(index) for index in seen] == [4, 4, 2]
-    assert sorted(sum(seen, [])) == list(range(10))
+    assert sorted(functools.reduce(operator.iadd, seen, [])) == list(range(10))
 
 
 @pytest.mark.parametrize("start", range(12))

@@ -76,7 +76,9 @@ def test_fixed_pixels_are_the_same_at_every_visit_and_for_every_seed_of_the_run(
     a, b = make(seed=0, binarize="fixed"), make(seed=1, binarize="fixed")
     assert torch.equal(a.train_batch(index, 0).x, b.train_batch(index, 9).x)
     assert torch.equal(a.evaluation_batch("train", index).x, a.train_batch(index, 0).x)
-    assert not torch.equal(a.train_batch(index, 0).x, make(binarize="fixed", noise_seed=1).train_batch(index, 0).x)
+    assert not torch.equal(
+        a.train_batch(index, 0).x, make(binarize="fixed", noise_seed=1).train_batch(index, 0).x
+    )
 
 
 @pytest.mark.parametrize("settings", [{"binarize": "dynamic"}, {"binarize": "fixed"}, {"support": "density"}])
@@ -100,7 +102,7 @@ def test_a_density_gets_dequantised_pixels_that_change_with_the_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "names"),
+    "settings, names",
     [
         ({"batch_size": 0}, "data.batch_size=0"),
         ({"batch_size": 2.5}, "data.batch_size=2.5"),

@@ -32,7 +32,7 @@ def test_sampled_pixels_are_one_with_the_probability_of_their_grey_level(binariz
     assert sampled[:, 255].min() == 1
 
 
-@pytest.mark.parametrize(("levels", "half"), [(256, 127.5), (17, 8)])
+@pytest.mark.parametrize("levels, half", [(256, 127.5), (17, 8)])
 def test_threshold_cuts_at_half_the_range(levels: int, half: float) -> None:
     stored = torch.arange(levels, dtype=torch.uint8)
     assert torch.equal(Protocol(levels, binarize="threshold").levels(stored), (stored > half).float())
@@ -56,7 +56,7 @@ def test_dequantisation_is_what_a_density_gets_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "names"),
+    "settings, names",
     [
         ({"binarize": "dynamical"}, "data.binarize=dynamical.*did you mean 'dynamic'"),
         ({"dequantize": True}, "data.dequantize=True"),

@@ -49,7 +49,9 @@ class Oracle:
 
     def __init__(self, exact: bool) -> None:
         torch.manual_seed(0)
-        W = torch.linalg.qr(torch.randn(PIXELS, D, dtype=torch.float64)).Q * torch.tensor([1.0, 0.7], dtype=torch.float64)
+        W = torch.linalg.qr(torch.randn(PIXELS, D, dtype=torch.float64)).Q * torch.tensor(
+            [1.0, 0.7], dtype=torch.float64
+        )
         b = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
         posterior = NormalPosterior(PIXELS, D).double()
         precision = 1 + (W.T @ W).diagonal() / SIGMA**2
@@ -60,10 +62,14 @@ class Oracle:
             posterior.log_variance.weight.zero_()
             posterior.log_variance.bias.copy_(-precision.log() + (0.0 if exact else math.log(1.3)))
             if not exact:
-                posterior.mean.bias += 0.2
-        likelihood = GaussianLikelihood((1, 1, PIXELS), (0.0, 1.0), 256, variance="constant", sigma=SIGMA, sigma_floor=0.0).double()
+                posterior.mean.bias.add_(0.2)
+        likelihood = GaussianLikelihood(
+            (1, 1, PIXELS), (0.0, 1.0), 256, variance="constant", sigma=SIGMA, sigma_floor=0.0
+        ).double()
         self.model = VAE(Flat(), posterior, StandardNormalPrior(D).double(), LinearDecoder(W, b), likelihood)
-        self.x = torch.randn(7, PIXELS, dtype=torch.float64) @ torch.diag(torch.tensor([1.0, 0.8, 0.5], dtype=torch.float64))
+        self.x = torch.randn(7, PIXELS, dtype=torch.float64) @ torch.diag(
+            torch.tensor([1.0, 0.8, 0.5], dtype=torch.float64)
+        )
         covariance = W @ W.T + SIGMA**2 * torch.eye(PIXELS, dtype=torch.float64)
         self.log_px = MultivariateNormal(b, covariance).log_prob(self.x)
         index = torch.arange(len(self.x))
@@ -71,7 +77,9 @@ class Oracle:
 
     def eps(self, num_samples: int, repetition: int = 0) -> Tensor:
         index = torch.arange(len(self.x))
-        draws = Noise(0).image_normal(Stream.posterior, Split.test, index, (num_samples, D), repetition, torch.float64)
+        draws = Noise(0).image_normal(
+            Stream.posterior, Split.test, index, (num_samples, D), repetition, torch.float64
+        )
         return draws.transpose(0, 1)
 
 
@@ -137,7 +145,9 @@ def test_closed_form_kl_is_the_mean_of_log_q_minus_log_p() -> None:
     assert kl is not None
     mu, var = q.base_dist.mean, q.base_dist.variance
     torch.testing.assert_close(kl, -0.5 * (1 + var.log() - mu.square() - var))
-    z = q.base_dist.mean + q.base_dist.stddev * torch.randn(1_000_000, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = q.base_dist.mean + q.base_dist.stddev * torch.randn(
+        1_000_000, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     draws = q.log_prob(z) - p.log_prob(z)
     standard_error = draws.std() / 1000
     assert (draws.mean() - kl.sum()).abs() < 4 * standard_error
@@ -170,7 +180,9 @@ def test_log_joint_is_log_p_of_z_and_x() -> None:
 
 def test_inference_and_generative_parameters_are_all_and_apart() -> None:
     model = Oracle(exact=False).model
-    inference, generative = ({id(p) for p in ps} for ps in (model.inference_parameters(), model.generative_parameters()))
+    inference, generative = (
+        {id(p) for p in ps} for ps in (model.inference_parameters(), model.generative_parameters())
+    )
     assert not inference & generative
     assert inference | generative == {id(p) for p in model.parameters()}
 

@@ -64,7 +64,7 @@ def test_context_reaches_the_image(kind: type[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "names"),
+    "build, names",
     [
         (lambda: MLPEncoder((1, 8, 8), hidden=[]), "encoder.hidden"),
         (lambda: MLPEncoder((1, 8, 8), hidden=[0]), "encoder.hidden"),

@@ -40,7 +40,9 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
         read_checkpoint(path)
 
 
-def test_a_write_that_fails_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint(CONTENT, path)
 

@@ -48,7 +48,13 @@ def test_results_do_not_depend_on_the_length_of_chunks(compose: Compose) -> None
     runs = [run(compose, f"engine.chunk_steps={n}", *overrides)[0] for n in (1, 5)]
     one, five = (weights(r) for r in runs)
     assert all(torch.equal(one[name], five[name]) for name in one)
-    rows = [[{k: v for k, v in row.items() if not k.startswith("time/")} for row in read(r.directory / "metrics.csv")] for r in runs]
+    rows = [
+        [
+            {k: v for k, v in row.items() if not k.startswith("time/")}
+            for row in read(r.directory / "metrics.csv")
+        ]
+        for r in runs
+    ]
     assert [list(a) for a in rows[0]] == [list(b) for b in rows[1]]
     for a, b in zip(*rows, strict=True):
         assert a == pytest.approx(b, rel=1e-6)
@@ -70,7 +76,9 @@ def test_max_steps_counts_optimizer_steps(compose: Compose) -> None:
     assert seen.validations[-1] == 10, "the last weights are validated"
 
 
-def test_checkpoints_every_n_steps_lie_on_multiples_of_n(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_every_n_steps_lie_on_multiples_of_n(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved: list[int] = []
     monkeypatch.setattr(L.Trainer, "save_checkpoint", _noting(saved, L.Trainer.save_checkpoint))
     run(compose, "trainer.max_epochs=2", "checkpoints.every_n_steps=4", "data.val_size=0")
@@ -106,7 +114,9 @@ def test_accumulation_takes_more_images_a_step(compose: Compose) -> None:
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(compose: Compose) -> None:
     result, _ = run(compose, "trainer.max_epochs=4", "optimizer.lr=0.5")  # so large that training gets worse
-    rows = {row["step"]: row["val/elbo"] for row in read(result.directory / "metrics.csv") if "val/elbo" in row}
+    rows = {
+        row["step"]: row["val/elbo"] for row in read(result.directory / "metrics.csv") if "val/elbo" in row
+    }
     best = max(rows, key=lambda step: rows[step])
     assert best != 28, "the test needs a run whose last validation is not its best"
     assert read_checkpoint(result.directory / "checkpoints" / "best.ckpt")["global_step"] == best
@@ -123,7 +133,12 @@ def test_without_validation_the_last_weights_are_taken(compose: Compose) -> None
 
 
 def test_early_stopping_does_not_count_during_the_warm_up(compose: Compose) -> None:
-    worse = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=1e6", "trainer.max_epochs=8")
+    worse = (
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=1e6",
+        "trainer.max_epochs=8",
+    )
     _, at_once = run(compose, *worse)
     _, after = run(compose, *worse, "schedule=linear", "schedule.warmup_epochs=3")
     assert len(at_once.validations) == 2
@@ -131,16 +146,27 @@ def test_early_stopping_does_not_count_during_the_warm_up(compose: Compose) -> N
 
 
 def test_the_warm_up_raises_beta_step_by_step(compose: Compose) -> None:
-    overrides = ("trainer.max_epochs=2", "schedule=linear", "schedule.warmup_steps=10", "objective.beta=2", "trainer.log_every_n_steps=1", "data.val_size=0")
+    overrides = (
+        "trainer.max_epochs=2",
+        "schedule=linear",
+        "schedule.warmup_steps=10",
+        "objective.beta=2",
+        "trainer.log_every_n_steps=1",
+        "data.val_size=0",
+    )
     result, _ = run(compose, *overrides)
     betas = [row["optim/beta"] for row in read(result.directory / "metrics.csv") if "optim/beta" in row]
     assert betas == pytest.approx([min(2.0, 0.2 * step) for step in range(14)])
     row = read(result.directory / "metrics.csv")[5]
-    assert row["train/loss"] == pytest.approx(row["train/distortion"] + row["optim/beta"] * row["train/rate"], rel=1e-5)
+    assert row["train/loss"] == pytest.approx(
+        row["train/distortion"] + row["optim/beta"] * row["train/rate"], rel=1e-5
+    )
     assert row["train/elbo"] == pytest.approx(-row["train/distortion"] - row["train/rate"], rel=1e-5)
 
 
 def test_a_run_is_the_same_twice_and_not_with_another_seed(compose: Compose) -> None:
-    first, again, other = (weights(run(compose, "trainer.max_epochs=1", f"seed={seed}")[0]) for seed in (0, 0, 1))
+    first, again, other = (
+        weights(run(compose, "trainer.max_epochs=1", f"seed={seed}")[0]) for seed in (0, 0, 1)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)

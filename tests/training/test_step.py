@@ -38,18 +38,33 @@ def images() -> Tensor:
 
 
 def make_step(
-    model: nn.Module, x: Tensor, objective: Any = None, noise: Noise | None = None, rank: int = 0, world_size: int = 1, **settings: Any
+    model: nn.Module,
+    x: Tensor,
+    objective: Any = None,
+    noise: Noise | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    **settings: Any,
 ) -> OptimisationStep:
     def train_batch(index: Tensor, step: int, rows: slice) -> Batch:
         mine = index[rows]
         return Batch(x[mine], torch.full_like(mine, -1), mine)
 
     return OptimisationStep(
-        model, objective or ELBO(), train_batch, N, noise or Noise(3), StepSettings(**settings), rank, world_size
+        model,
+        objective or ELBO(),
+        train_batch,
+        N,
+        noise or Noise(3),
+        StepSettings(**settings),
+        rank,
+        world_size,
     )
 
 
-def run(step: OptimisationStep, optimizer: torch.optim.Optimizer, steps: int, batch_size: int = B) -> list[dict[str, float]]:
+def run(
+    step: OptimisationStep, optimizer: torch.optim.Optimizer, steps: int, batch_size: int = B
+) -> list[dict[str, float]]:
     noise, out = Noise(3), []
     for number in range(steps):
         epoch, position = divmod(number, N // batch_size)
@@ -61,7 +76,10 @@ def run(step: OptimisationStep, optimizer: torch.optim.Optimizer, steps: int, ba
 def test_equals_a_plain_loop_with_the_same_weights_order_and_noise() -> None:
     x, model = images(), build_model(CONFIG, SHAPE)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    ours = [-s["objective"] / B for s in run(make_step(model, x), torch.optim.Adam(model.parameters(), 1e-2, fused=True), 50)]
+    ours = [
+        -s["objective"] / B
+        for s in run(make_step(model, x), torch.optim.Adam(model.parameters(), 1e-2, fused=True), 50)
+    ]
 
     enc1, enc2, mean, log_variance = (
         nn.Linear(784, 32), nn.Linear(32, 16), nn.Linear(16, D), nn.Linear(16, D)
@@ -112,7 +130,9 @@ def test_two_ranks_together_make_the_gradient_of_one() -> None:
     def gradients(rank: int, world_size: int) -> list[Tensor]:
         model = build_model(CONFIG, SHAPE).double()
         optimizer = torch.optim.SGD(model.parameters(), 0.0)
-        make_step(model, x, noise=DoubleNoise(3), rank=rank, world_size=world_size)(index, 0, optimizer, Tensor.backward)
+        make_step(model, x, noise=DoubleNoise(3), rank=rank, world_size=world_size)(
+            index, 0, optimizer, Tensor.backward
+        )
         return [p.grad for p in model.parameters() if p.grad is not None]
 
     both = zip(gradients(0, 2), gradients(1, 2), strict=True)
@@ -125,7 +145,9 @@ def test_clipping_bounds_the_gradient_and_reports_its_norm_before() -> None:
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     before = [p.detach().clone() for p in model.parameters()]
     (sums,) = run(make_step(model, x, clip_norm=0.5), optimizer, 1)
-    moved = torch.cat([(a - b).flatten() for a, b in zip(before, model.parameters(), strict=True)]).norm().item()
+    moved = (
+        torch.cat([(a - b).flatten() for a, b in zip(before, model.parameters(), strict=True)]).norm().item()
+    )
     assert sums["grad_norm"] > 1
     assert moved == pytest.approx(0.5, rel=1e-4)
 
@@ -147,7 +169,10 @@ def test_a_step_that_is_not_finite_leaves_weights_and_moments_alone(where: str) 
     sums = dict(zip(REPORT, step(torch.arange(B), 2, optimizer, poisoned).tolist(), strict=True))
     assert sums["skipped"] == 1
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
-    assert all(torch.equal(a, optimizer.state[p]["exp_avg"]) for a, p in zip(moments, model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, optimizer.state[p]["exp_avg"])
+        for a, p in zip(moments, model.parameters(), strict=True)
+    )
 
 
 def test_beta_weighs_the_rate_in_the_loss_and_not_in_what_is_reported() -> None:
@@ -158,7 +183,9 @@ def test_beta_weighs_the_rate_in_the_loss_and_not_in_what_is_reported() -> None:
     assert {k: sums[k] for k in ("rate", "distortion")} == {k: unweighted[k] for k in ("rate", "distortion")}
 
 
-@pytest.mark.parametrize("settings", [{"accumulate": 0}, {"clip_norm": 0.0}, {"clip_norm": 1.0, "scaled": True}])
+@pytest.mark.parametrize(
+    "settings", [{"accumulate": 0}, {"clip_norm": 0.0}, {"clip_norm": 1.0, "scaled": True}]
+)
 def test_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=r"optimizer\.(accumulate|clip_norm)"):
         StepSettings(**settings)
@@ -167,5 +194,7 @@ def test_refused(settings: dict[str, Any]) -> None:
 class DoubleNoise(Noise):
     """The noise of a run, in float64."""
 
-    def step_normal(self, stream: Stream, step: int, shape: Any, device: Any = "cpu", dtype: Any = None) -> Tensor:
+    def step_normal(
+        self, stream: Stream, step: int, shape: Any, device: Any = "cpu", dtype: Any = None
+    ) -> Tensor:
         return super().step_normal(stream, step, shape, device, torch.float64)

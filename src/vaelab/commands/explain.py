@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from vaelab.errors import SettingError, nearest
+from vaelab.experiments.check import REPLACED
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError, yaml.YAMLError)  # while composing
 
@@ -172,6 +173,8 @@ def _unknown(key: str, line: str, cfg: DictConfig, composition: Composition) -> 
     # the same last name elsewhere (lr -> optimizer.lr) before a similar full name, before a similar last name
     last = {known_key.rpartition(".")[2]: known_key for known_key in reversed(known)}
     meant = last.get(name) or nearest(key, [*known, *composition.groups])
+    if parent == "trainer" and name in REPLACED:
+        return f"{line}: has no effect under manual optimisation: {REPLACED[name]}"
     group = key.partition(".")[0]
     if group in composition.groups and "." in key:
         rest = key.partition(".")[2]

@@ -26,7 +26,7 @@ def main() -> int:
 def task(cfg: DictConfig, typed: Typed) -> float | None:
     """One run. Returns the score of the selected checkpoint, None without validation."""
     config = _plain(cfg)
-    check(config)
+    check(config, is_sweep=typed.is_multirun)
     config, requested, reason = _with_data_that_can_be_had(config, typed)
     parent = (
         Path(config["paths"]["log_dir"]) / "sweeps" / _sweep_name(config["name"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol as TypingProtocol
+from typing import Any, Literal
+from typing import Protocol as TypingProtocol
 
 import lightning as L
 import torch
@@ -75,7 +76,7 @@ class ImageDataModule(L.LightningDataModule):
         _positive("data.eval_batch_size", eval_batch_size)
         if train_size is not None:
             _positive("data.train_size", train_size)
-        self.name, self.data_dir = name, Path(data_dir)
+        self.dataset, self.data_dir = name, Path(data_dir)
         self.noise, self.pixel_noise = noise, pixel_noise
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.train_size = val_size, train_size
@@ -97,14 +98,14 @@ class ImageDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Fetch and decode, in one process."""
         if self.images is None:
-            self.images = datasets.load(self.name, self.data_dir)
+            self.images = datasets.load(self.dataset, self.data_dir)
 
     def setup(self, stage: str | None = None) -> None:
         """Cut the validation set; binarise what is sampled once."""
         if self._splits:
             return
         if self.images is None:
-            self.images = datasets.load(self.name, self.data_dir, download=False)
+            self.images = datasets.load(self.dataset, self.data_dir, download=False)
         images = self.images
         self.protocol = protocol(images.num_levels, **self._protocol_settings)  # pyright: ignore[reportArgumentType]
         train, val = _cut(images, self.val_size)

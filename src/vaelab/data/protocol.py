@@ -123,12 +123,16 @@ def protocol(
             dequantize,
             "only a likelihood of support density (gaussian) takes dequantised pixels",
         )
+    if (
+        not isinstance(pixel_range, list | tuple)
+        or len(pixel_range) != 2
+        or not all(isinstance(end, int | float) for end in pixel_range)
+    ):
+        raise SettingError("data.pixel_range", pixel_range, "must be two numbers, the smaller one first")
     return Protocol(
         stored_levels=stored_levels,
         binarize=binarize,
         dequantize=support == "density" if dequantize == "auto" else bool(dequantize),
-        pixel_range=(float(pixel_range[0]), float(pixel_range[1]))
-        if len(pixel_range) == 2
-        else tuple(pixel_range),
+        pixel_range=(float(pixel_range[0]), float(pixel_range[1])),
         noise_seed=noise_seed,
     )

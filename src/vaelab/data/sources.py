@@ -274,6 +274,8 @@ def require_source(name: str, data_dir: str | Path, *, download: bool = True) ->
 
 def _checked(name: str, data_dir: str | Path) -> tuple[Source, Path]:
     source = SOURCES[errors.choice("data", name, SOURCES)]
+    if not isinstance(data_dir, str | Path) or not str(data_dir):
+        raise errors.SettingError("paths.data_dir", data_dir, "must be the name of a folder")
     folder = Path(data_dir).expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise errors.SettingError("paths.data_dir", data_dir, "must be a folder (it is a file)")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-import lightning as L
 import torch
 
 from vaelab.build import DataShape, build, build_data, build_model, build_objective, likelihood_support
@@ -16,10 +15,19 @@ from vaelab.data.datamodule import ImageDataModule
 from vaelab.errors import SettingError
 from vaelab.evidence import NLL, label
 from vaelab.noise import Noise
-from vaelab.training import AtomicCheckpointIO, StepSettings, TestSettings, VAEModule
+from vaelab.training import AtomicCheckpointIO, StepSettings, TestSettings, Trainer, VAEModule
+
+T = TypeVar("T")
 
 #: what counts optimizer steps stays with us: Lightning would count chunks
-OURS = ("log_every_n_steps", "val_check_interval", "limit_train_batches", "max_steps", "max_epochs", "enable_progress_bar")
+OURS = (
+    "log_every_n_steps",
+    "val_check_interval",
+    "limit_train_batches",
+    "max_steps",
+    "max_epochs",
+    "enable_progress_bar",
+)
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,15 @@ def assemble(config: dict[str, Any]) -> Parts:
         SettingError: whatever is wrong with the configuration or with the data.
     """
     noise = Noise(config["seed"])
+    if "_target_" in config["logger"]:  # refused now: the one that counts is made in the run directory
+        build(config["logger"], "logger", save_dir=config["paths"]["log_dir"])
     support = likelihood_support(config)
     data = build_data(config)
     data.prepare_data()
     data.setup()
-    model = build_model(config, DataShape(data.image_shape, data.protocol.num_levels, data.protocol.pixel_range))
+    model = build_model(
+        config, DataShape(data.image_shape, data.protocol.num_levels, data.protocol.pixel_range)
+    )
     trainer, optimizer = config["trainer"], dict(config["optimizer"])
     step_settings = StepSettings(
         accumulate=optimizer.pop("accumulate"),
@@ -82,14 +94,16 @@ def assemble(config: dict[str, Any]) -> Parts:
     return Parts(config, data, module, plan, name)
 
 
-def build_trainer(parts: Parts) -> L.Trainer:
+def build_trainer(parts: Parts) -> Trainer:
     """Lightning's Trainer: devices, precision, strategy.
 
     Raises:
         SettingError: what Lightning refuses, in its own words.
     """
     config = parts.config
-    settings = {key: value for key, value in config["trainer"].items() if value is not None and key not in OURS}
+    settings = {
+        key: value for key, value in config["trainer"].items() if value is not None and key not in OURS
+    }
     if parts.data.size("val") == 0:
         settings["limit_val_batches"] = 0
     callbacks = [
@@ -105,7 +119,8 @@ def build_trainer(parts: Parts) -> L.Trainer:
     ]
     if config["callbacks"].get("early_stopping") is not None and parts.data.size("val") == 0:
         raise SettingError("data.val_size", 0, "callbacks=early_stopping needs validation images")
-    try:
+
+    def trainer(settings: Mapping[str, Any]) -> Trainer:
         return build(
             settings,
             "trainer",
@@ -120,16 +135,19 @@ def build_trainer(parts: Parts) -> L.Trainer:
             plugins=[AtomicCheckpointIO()],
             callbacks=callbacks,
         )
-    except SettingError:
-        raise
-    except Exception as error:  # an accelerator that is not there, a precision it does not know, ...
-        shown = {key: settings.get(key) for key in ("accelerator", "devices", "strategy", "precision")}
-        raise SettingError("trainer", shown, " ".join(str(error).split())) from error
+
+    return _built(
+        "trainer", settings, trainer
+    )  # an accelerator that is not there, a precision it does not know, ...
 
 
 def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int) -> ChunkPlan:
     trainer = config["trainer"]
-    due = [trainer["log_every_n_steps"], trainer["val_check_interval"], config["checkpoints"]["every_n_steps"]]
+    due = [
+        trainer["log_every_n_steps"],
+        trainer["val_check_interval"],
+        config["checkpoints"]["every_n_steps"],
+    ]
     plan = ChunkPlan(
         num_images=data.size("train"),
         batch_size=data.batch_size * accumulate,
@@ -146,18 +164,43 @@ def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int) -> 
 def _settled(optimizer: Mapping[str, Any], parameters: list[torch.nn.Parameter]) -> dict[str, Any]:
     """``fused: auto`` settled: one kernel for all weights, where the device has one."""
     fused = optimizer.get("fused")
-    return {**optimizer, "fused": parameters[0].device.type in ("cpu", "cuda")} if fused == "auto" else dict(optimizer)
+    return (
+        {**optimizer, "fused": parameters[0].device.type in ("cpu", "cuda")}
+        if fused == "auto"
+        else dict(optimizer)
+    )
 
 
 def _check_optimizer(optimizer: Mapping[str, Any]) -> None:
     lr = optimizer.get("lr")
     if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < float("inf"):
         raise SettingError("optimizer.lr", lr, "must be a number > 0")
+    betas = optimizer.get("betas", [0, 0])
+    if (
+        not isinstance(betas, list)
+        or len(betas) != 2
+        or not all(isinstance(b, int | float) and 0 <= b < 1 for b in betas)
+    ):
+        raise SettingError("optimizer.betas", betas, "must be two numbers >= 0 and below 1")
     weight = torch.nn.Parameter(torch.zeros(1))
+    _built(
+        "optimizer",
+        optimizer,
+        lambda settings: build(_settled(settings, [weight]), "optimizer", params=[weight]),
+    )
+
+
+def _built(group: str, settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], T]) -> T:
+    """``make(settings)``; what a library refuses becomes a refusal, in its words, of the setting that it does not take on its own."""
     try:
-        build(_settled(optimizer, [weight]), "optimizer", params=[weight])
+        return make(settings)
     except SettingError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        settings = {key: value for key, value in optimizer.items() if key != "_target_"}
-        raise SettingError("optimizer", settings, str(error)) from error
+    except Exception as error:
+        for key, value in settings.items():
+            try:
+                make({"_target_": settings["_target_"], key: value})
+            except Exception as own:
+                raise SettingError(f"{group}.{key}", value, " ".join(str(own).split())) from own
+        shown = {key: value for key, value in settings.items() if key != "_target_"}
+        raise SettingError(group, shown, " ".join(str(error).split())) from error

@@ -78,7 +78,11 @@ def cards(
     for metric in ("elbo", "rate", "distortion"):
         exact = metric == "rate" and protocol["kl"] == "closed_form"
         e = estimate(columns[metric], None if exact else columns[f"{metric}_variance"])
-        bits = {"bits_per_dim": bits_per_dim(-e.value, protocol, num_pixels)} if metric == "elbo" and is_nll else {}
+        bits = (
+            {"bits_per_dim": bits_per_dim(-e.value, protocol, num_pixels)}
+            if metric == "elbo" and is_nll
+            else {}
+        )
         out.append(card(metric, e, "elbo", 1, **bits))
     if is_nll and "log_px" in columns:
         e = estimate(-columns["log_px"], columns["log_px_variance"])
@@ -87,10 +91,15 @@ def cards(
         sentences = [s for s in (warning, low) if s]
         out.append(
             card(
-                "nll", e, "importance", num_samples,
-                ess_median=ess.median().item(), ess_min=ess.min().item(), warning="; ".join(sentences) or None,
+                "nll",
+                e,
+                "importance",
+                num_samples,
+                ess_median=ess.median().item(),
+                ess_min=ess.min().item(),
+                warning="; ".join(sentences) or None,
                 bits_per_dim=bits_per_dim(e.value, protocol, num_pixels),
-            )  # fmt: skip
+            )
         )
     return out
 

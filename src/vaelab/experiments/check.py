@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vaelab.errors import SettingError, choice
+from vaelab.data.sources import SOURCES
+from vaelab.errors import SettingError, choice, nearest
 from vaelab.runs import check_writable
 
 #: settings of Lightning's Trainer that cannot work here, and what takes their place
@@ -17,53 +18,201 @@ REPLACED = {
     "reload_dataloaders_every_n_epochs": "the data stay in memory; leave it away",
     "use_distributed_sampler": "the data module shards by itself; leave it away",
 }
+#: what validation measures, and so what a checkpoint can be selected by
+VALIDATION = ("val/elbo", "val/rate", "val/distortion", "val/active_units")
+
+BUILT = (
+    "data",
+    "encoder",
+    "decoder",
+    "posterior",
+    "prior",
+    "likelihood",
+    "model",
+    "objective",
+    "schedule",
+    "optimizer",
+    "trainer",
+)
+#: settings of what has no ``_target_``, whose arguments :func:`vaelab.build.build` would look at; "" = the root
+KNOWN = {
+    "": (
+        *BUILT,
+        "engine",
+        "logger",
+        "callbacks",
+        "estimator",
+        "paths",
+        "seed",
+        "latent_dim",
+        "name",
+        "tags",
+        "score",
+        "checkpoints",
+    ),
+    "engine": ("chunk_steps",),
+    "estimator": ("num_samples", "repetitions", "max_rows"),
+    "paths": ("log_dir", "data_dir"),
+    "score": ("name", "mode"),
+    "checkpoints": ("every_n_steps",),
+}
+LOGGERS = {"none": ("name",), "wandb": ("name", "project", "entity", "group")}  # those without a _target_
+
+#: integers, with the least allowed
+INTEGERS = {
+    "latent_dim": 1,
+    "engine.chunk_steps": 1,
+    "estimator.num_samples": 0,
+    "estimator.repetitions": 1,
+    "estimator.max_rows": 1,
+    "optimizer.accumulate": 1,
+    "trainer.log_every_n_steps": 1,
+    "trainer.check_val_every_n_epoch": 1,
+}
+INTEGERS_OR_NULL = {
+    "checkpoints.every_n_steps": 1,
+    "trainer.val_check_interval": 1,
+    "trainer.limit_train_batches": 1,
+}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "score.mode": ("max", "min"),
+    "data.fallback": (None, *SOURCES),
+    "optimizer.fused": ("auto", True, False),
+    "trainer.deterministic": (None, True, False, "warn"),
+    "trainer.enable_progress_bar": (True, False),
+}
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
     """Refuse what no run could be made of.
 
+    Args:
+        config: resolved, primitives only.
+        is_sweep: whether the run is one of several that one command makes.
+
     Raises:
-        SettingError: a plain value outside its range, or a log directory that cannot be written.
+        SettingError: a setting that nobody reads, that is missing, or is outside its range; a log directory that cannot be written.
     """
-    _integer("seed", config["seed"], least=0)
-    _integer("latent_dim", config["latent_dim"], least=1)
-    choice("score.mode", config["score"]["mode"], ("max", "min"))
-    score = config["score"]["name"]
-    if not isinstance(score, str) or not score.startswith("val/"):
-        raise SettingError("score.name", score, "must be a metric of validation, val/..., because it selects the checkpoint")
-    name = config["name"]
+    for group, known in KNOWN.items():
+        node = config if group == "" else _at(config, group)
+        _nothing_else(group, node, known)
+    _check_logger(_at(config, "logger"))
+    for setting, least in INTEGERS.items():
+        _integer(setting, _at(config, setting), least)
+    for setting, least in INTEGERS_OR_NULL.items():
+        if _at(config, setting) is not None:
+            _integer(setting, _at(config, setting), least, " or null")
+    for setting, allowed in CHOICES.items():
+        choice(setting, _at(config, setting), allowed)
+    for setting in ("seed", "data.noise_seed"):
+        seed = _at(config, setting)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise SettingError(setting, seed, "must be an integer from 0 to 2**63 - 1")
+    score = _at(config, "score.name")
+    if score not in VALIDATION:
+        rule = f"must be what validation measures, {', '.join(VALIDATION)}, because it selects the checkpoint"
+        raise SettingError("score.name", score, rule, nearest=nearest(str(score), VALIDATION))
+    name = _at(config, "name")
     if not isinstance(name, str) or not name or name in (".", "..") or set(name) & {"/", "\\", "\0"}:
-        raise SettingError("name", name, "must be one directory name, without separators")
-    every = config["checkpoints"]["every_n_steps"]
-    if every is not None:
-        _integer("checkpoints.every_n_steps", every, least=1)
-    _check_trainer(config["trainer"])
-    _integer("engine.chunk_steps", config["engine"]["chunk_steps"], least=1)
-    estimator = config["estimator"]
-    _integer("estimator.num_samples", estimator["num_samples"], least=0)
-    _integer("estimator.repetitions", estimator["repetitions"], least=1)
-    _integer("estimator.max_rows", estimator["max_rows"], least=1)
-    check_writable(config["paths"]["log_dir"])
+        raise SettingError("name", name, "must be text that can name one directory, without separators")
+    tags = _at(config, "tags")
+    if not isinstance(tags, Sequence) or isinstance(tags, str):
+        raise SettingError("tags", tags, f"must be a list, as in tags=[{tags}]")
+    clip_norm = _at(config, "optimizer.clip_norm")
+    if clip_norm is not None and (not _is_number(clip_norm) or not clip_norm > 0):
+        raise SettingError("optimizer.clip_norm", clip_norm, "must be null or a number > 0")
+    _check_trainer(_at(config, "trainer"), is_sweep)
+    _check_callbacks(_at(config, "callbacks"))
+    check_writable(_at(config, "paths.log_dir"))
 
 
-def _check_trainer(trainer: Mapping[str, Any]) -> None:
+def _check_logger(logger: Mapping[str, Any]) -> None:
+    if "_target_" in logger:
+        return  # built
+    name = choice("logger.name", _at({"logger": logger}, "logger.name"), tuple(LOGGERS))
+    _nothing_else("logger", logger, LOGGERS[name])
+    for key in LOGGERS[name]:
+        value = _at({"logger": logger}, f"logger.{key}")
+        optional = key in ("entity", "group")
+        if not (isinstance(value, str) and value) and not (value is None and optional):
+            raise SettingError(f"logger.{key}", value, f"must be text{' or null' if optional else ''}")
+
+
+def _check_trainer(trainer: Mapping[str, Any], is_sweep: bool) -> None:
     for key, instead in REPLACED.items():
         if key in trainer:
-            raise SettingError(f"trainer.{key}", trainer[key], f"has no effect under manual optimisation: {instead}")
-    _integer("trainer.log_every_n_steps", trainer["log_every_n_steps"], least=1)
-    steps, epochs = trainer["max_steps"], trainer["max_epochs"]
+            raise SettingError(
+                f"trainer.{key}", trainer[key], f"has no effect under manual optimisation: {instead}"
+            )
+    steps, epochs = (_at({"trainer": trainer}, f"trainer.{key}") for key in ("max_steps", "max_epochs"))
     if steps is not None and steps != -1:
-        _integer("trainer.max_steps", steps, least=1)
+        _integer("trainer.max_steps", steps, 1, " or -1")
     if epochs is not None and epochs != -1:
-        _integer("trainer.max_epochs", epochs, least=1)
+        _integer("trainer.max_epochs", epochs, 1, " or -1")
     if steps in (None, -1) and epochs in (None, -1):
         raise SettingError("trainer.max_epochs", epochs, "the run has no end: give max_epochs or max_steps")
-    if trainer["val_check_interval"] is not None:
-        _integer("trainer.val_check_interval", trainer["val_check_interval"], least=1)
-    if trainer["limit_train_batches"] is not None:
-        _integer("trainer.limit_train_batches", trainer["limit_train_batches"], least=1)
+    if is_sweep:
+        _check_processes(trainer)
+    limit = _at({"trainer": trainer}, "trainer.limit_test_batches")
+    if limit is not None and (
+        not _is_number(limit) or not (limit >= 1 if isinstance(limit, int) else 0 < limit <= 1)
+    ):
+        rule = "must be null, a positive integer or a fraction of the batches: every run is tested"
+        raise SettingError("trainer.limit_test_batches", limit, rule)
 
 
-def _integer(setting: str, value: object, least: int) -> None:
+def _check_processes(trainer: Mapping[str, Any]) -> None:
+    """Lightning starts the ranks of ``ddp`` by running the command again, and with it the whole sweep."""
+    strategy, devices = str(trainer.get("strategy")), trainer.get("devices")
+    one_device = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    copies = strategy.endswith(("fork", "spawn", "notebook"))
+    if not copies and not (strategy == "auto" and one_device):
+        setting, value = (
+            ("trainer.devices", devices) if strategy == "auto" else ("trainer.strategy", strategy)
+        )
+        rule = "each of its processes would run the whole sweep (-m); use ddp_fork or one device, or start the runs one by one"
+        raise SettingError(setting, value, rule)
+
+
+def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
+    for setting, least in {"tracker_pictures.every_n_epochs": 1, "early_stopping.patience": 1}.items():
+        name, key = setting.split(".")
+        node = callbacks.get(name)
+        if isinstance(node, Mapping) and key in node:
+            _integer(f"callbacks.{setting}", node[key], least)
+    stopping = callbacks.get("early_stopping")
+    min_delta = stopping.get("min_delta", 0.0) if isinstance(stopping, Mapping) else 0.0
+    if not _is_number(min_delta) or not 0 <= min_delta < float("inf"):
+        raise SettingError("callbacks.early_stopping.min_delta", min_delta, "must be a number >= 0")
+
+
+def _at(config: Mapping[str, Any], setting: str) -> Any:
+    """The value of a setting; missing it is when somebody deleted it or set the group around it to null."""
+    node: Any = config
+    *groups, key = setting.split(".")
+    for depth, group in enumerate(groups, 1):
+        node = node.get(group)
+        if not isinstance(node, Mapping):
+            raise SettingError(".".join(groups[:depth]), node, f"must be a group of settings, with {setting}")
+    if key not in node:
+        raise SettingError(setting, "???", "has to be given")
+    if setting in (*KNOWN, *BUILT, "logger", "callbacks") and not isinstance(node[key], Mapping):
+        raise SettingError(setting, node[key], "must be a group of settings")
+    return node[key]
+
+
+def _nothing_else(group: str, node: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key, value in node.items():
+        if key not in known:
+            rule = f"unknown setting, nobody would read it; {group or 'a run'} has {', '.join(sorted(known))}"
+            raise SettingError(f"{group}.{key}".lstrip("."), value, rule, nearest=nearest(str(key), known))
+
+
+def _integer(setting: str, value: object, least: int, otherwise: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(setting, value, f"must be an integer >= {least}" if least != 1 else "must be a positive integer")
+        rule = "must be a positive integer" if least == 1 else f"must be an integer >= {least}"
+        raise SettingError(setting, value, rule + otherwise)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 
-import lightning as L
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +12,7 @@ from torch import nn
 
 from vaelab.experiments.assembly import Parts
 from vaelab.runs import RunDirectory
+from vaelab.training import Trainer
 
 
 def quiet_lightning() -> None:
@@ -29,7 +29,7 @@ def banner(sentence: str) -> Panel:
     return Panel(Text(sentence, style="bold"), border_style="yellow", title="other data than asked for")
 
 
-def heading(parts: Parts, trainer: L.Trainer, run: RunDirectory) -> Text:
+def heading(parts: Parts, trainer: Trainer, run: RunDirectory) -> Text:
     """Data, device, length, directory: two lines."""
     data, plan = parts.data, parts.plan
     device = trainer.strategy.root_device.type
@@ -37,7 +37,7 @@ def heading(parts: Parts, trainer: L.Trainer, run: RunDirectory) -> Text:
     protocol = "dequantized" if data.protocol.dequantize else f"binarize={data.protocol.binarize}"
     sizes = f"{data.size('train'):,} train, {data.size('val'):,} val, {data.size('test'):,} test images"
     length = f"{plan.num_steps:,} steps, {plan.steps_per_epoch:,} an epoch"
-    return Text(f"{data.name} ({protocol}): {sizes} | {length} | {where}, {trainer.precision}\n{run.path}")
+    return Text(f"{data.dataset} ({protocol}): {sizes} | {length} | {where}, {trainer.precision}\n{run.path}")
 
 
 def model_table(model: nn.Module) -> Table:

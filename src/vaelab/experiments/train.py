@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from PIL import Image
@@ -19,7 +19,6 @@ from safetensors.torch import save
 
 from vaelab import figures
 from vaelab.build import build
-from vaelab.errors import SettingError
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.experiments.cards import cards, protocol_record
 from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
@@ -37,9 +36,19 @@ from vaelab.runs import (
 from vaelab.runs.cards import table
 from vaelab.runs.metrics import read as read_metrics
 from vaelab.runs.status import Status
-from vaelab.training import Checkpoints, MetricsFile, RunProgress, VAEModule, close_wandb, draw, open_wandb
+from vaelab.training import (
+    Callback,
+    Checkpoints,
+    MetricsFile,
+    RunProgress,
+    Trainer,
+    VAEModule,
+    close_wandb,
+    draw,
+    open_wandb,
+)
 from vaelab.training.checkpoints import file_digest, read_checkpoint
-from vaelab.training.loggers import log_picture
+from vaelab.training.loggers import WandbTracker, log_picture
 from vaelab.training.pictures import Artist
 
 #: strategies whose ranks are copies of this process; a tracker's connection does not survive the copying
@@ -84,7 +93,7 @@ class Result:
     score: float | None
 
 
-def train(config: dict[str, Any], request: Request = Request(), callbacks: Sequence[L.Callback] = ()) -> Result:
+def train(config: dict[str, Any], request: Request = Request(), callbacks: Sequence[Callback] = ()) -> Result:
     """Train, validate, test the selected checkpoint, and write the run directory.
 
     Args:
@@ -96,16 +105,22 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
         SettingError: something a person got wrong; nothing was written.
         RunFailed: the run began and did not complete; its directory says why.
     """
-    torch.set_flush_denormal(True)  # Adam's second moments become denormal within an epoch, and then cost a third of it
+    torch.set_flush_denormal(
+        True
+    )  # Adam's second moments become denormal within an epoch, and then cost a third of it
     quiet_lightning()
     parts = assemble(config)
     trainer = build_trainer(parts)
     trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-    if not is_main_process():  # a rank that was started by running the command again: it only trains and tests
+    if (
+        not is_main_process()
+    ):  # a rank that was started by running the command again: it only trains and tests
         run = RunDirectory(Path(os.environ[RUN_DIRECTORY]))
         _fit_and_test(parts, trainer, run)
         return Result(run.path, [], None)
-    run = RunDirectory.create(request.parent or Path(config["paths"]["log_dir"]) / config["name"], request.directory)
+    run = RunDirectory.create(
+        request.parent or Path(config["paths"]["log_dir"]) / config["name"], request.directory
+    )
     os.environ[RUN_DIRECTORY] = str(run.path.resolve())
     with ExitStack() as stack:
         stack.callback(os.environ.pop, RUN_DIRECTORY)
@@ -125,11 +140,14 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
         return Result(run.path, numbers, checkpoints.best_score)
 
 
-def _fit_and_test(parts: Parts, trainer: L.Trainer, run: RunDirectory) -> tuple[Checkpoints, int, float]:
+def _fit_and_test(parts: Parts, trainer: Trainer, run: RunDirectory) -> tuple[Checkpoints, int, float]:
     """Train, then test the selected weights; what every rank does. Returns the last step and the seconds of the test too."""
     config, module = parts.config, parts.module
     checkpoints = Checkpoints(
-        run.checkpoints, config["score"]["name"], config["score"]["mode"], config["checkpoints"]["every_n_steps"]
+        run.checkpoints,
+        config["score"]["name"],
+        config["score"]["mode"],
+        config["checkpoints"]["every_n_steps"],
     )
     trainer.callbacks.append(checkpoints)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(module, datamodule=parts.data)
@@ -138,7 +156,7 @@ def _fit_and_test(parts: Parts, trainer: L.Trainer, run: RunDirectory) -> tuple[
     return checkpoints, step, test(parts, trainer, run)
 
 
-def test(parts: Parts, trainer: L.Trainer, run: RunDirectory) -> float:
+def test(parts: Parts, trainer: Trainer, run: RunDirectory) -> float:
     """Measure the module's weights on the test set; rank 0 writes the per-image values. Returns the seconds it took."""
     parts.module.results_file = run.path / "per_image.npz"
     started = time.perf_counter()
@@ -150,7 +168,7 @@ def load_weights(module: VAEModule, checkpoint: Path) -> None:
     module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
 
 
-def _write_record(parts: Parts, trainer: L.Trainer, run: RunDirectory, request: Request) -> None:
+def _write_record(parts: Parts, trainer: Trainer, run: RunDirectory, request: Request) -> None:
     config, data = parts.config, parts.data
     write_yaml(run.config_file, config)
     write_yaml(run.overrides_file, list(request.overrides))
@@ -165,8 +183,8 @@ def _write_record(parts: Parts, trainer: L.Trainer, run: RunDirectory, request: 
         threads=torch.get_num_threads(),
         precision=str(trainer.precision),
         data={
-            "requested": request.requested_data or data.name,
-            "actual": data.name,
+            "requested": request.requested_data or data.dataset,
+            "actual": data.dataset,
             "fallback_reason": request.fallback_reason,
             "digests": dict(data.images.digests),
             "image_shape": list(data.image_shape),
@@ -179,7 +197,7 @@ def _write_record(parts: Parts, trainer: L.Trainer, run: RunDirectory, request: 
     )
 
 
-def _device(trainer: L.Trainer) -> dict[str, Any]:
+def _device(trainer: Trainer) -> dict[str, Any]:
     root = trainer.strategy.root_device
     return {
         "kind": root.type,
@@ -190,7 +208,7 @@ def _device(trainer: L.Trainer) -> dict[str, Any]:
     }
 
 
-def _say_what_runs(parts: Parts, trainer: L.Trainer, run: RunDirectory, request: Request) -> None:
+def _say_what_runs(parts: Parts, trainer: Trainer, run: RunDirectory, request: Request) -> None:
     console = Console()
     if request.fallback_reason is not None:
         console.print(banner(request.fallback_reason))
@@ -206,7 +224,9 @@ def _loggers(parts: Parts, run: RunDirectory, ending: Ending) -> list[Any]:
         return []
     if kind == "wandb":
         if any(str(parts.config["trainer"]["strategy"]).startswith(name) for name in COPYING):
-            print("logger=wandb cannot follow the copied processes of this strategy: metrics.csv only (trainer=ddp can)")
+            print(
+                "logger=wandb cannot follow the copied processes of this strategy: metrics.csv only (trainer=ddp can)"
+            )
             return []
         logger = open_wandb(
             run.path,
@@ -216,18 +236,28 @@ def _loggers(parts: Parts, run: RunDirectory, ending: Ending) -> list[Any]:
             group=node["group"] or parts.config["name"],
             tags=[str(tag) for tag in parts.config["tags"]],
             config=parts.config,
-            run_id=run.name[-6:] + run.name[:19].replace("-", "").replace("_", ""),
+            run_id=secrets.token_hex(8),  # never one that exists: W&B would write both runs into one
         )
         if logger is None:
             return []
         ending.actions.append(lambda exit_status: _close(logger, exit_status))
-        complete = {"kind": "wandb", "id": logger.experiment.id, "project": node["project"]}
-        _note_tracker(run, complete)
+        if not logger.offline:
+            print(f"W&B: {logger.run.url}")
+        _note_tracker(run, {"kind": "wandb", "id": logger.version, "project": node["project"]})
         return [logger]
-    return [build({k: v for k, v in node.items() if k != "name"}, "logger", save_dir=run.path)]
+    # A folder of its own in the run directory, named after the logger.
+    logger = build({k: v for k, v in node.items() if k != "name"}, "logger", save_dir=run.path, name=kind)
+    ending.actions.append(lambda exit_status: _close(logger, exit_status))
+    return [logger]
 
 
 def _close(logger: Any, exit_status: int) -> None:
+    if not isinstance(logger, WandbTracker):
+        try:
+            logger.finalize("success" if exit_status == 0 else "failed")
+        except Exception as error:  # the run has its record already
+            print(f"{type(logger).__name__} did not close: {error}")
+        return
     upload = close_wandb(logger, exit_status)
     if upload is not None:
         print(f"W&B kept the run on disk; to upload it:  {upload}")
@@ -237,22 +267,33 @@ def _note_tracker(run: RunDirectory, tracker: dict[str, Any]) -> None:
     complete_manifest(run, Status.RUNNING, tracker=tracker)
 
 
-def _cards(parts: Parts, run: RunDirectory, checkpoints: Checkpoints, seconds: float, request: Request) -> list[Card]:
+def _cards(
+    parts: Parts, run: RunDirectory, checkpoints: Checkpoints, seconds: float, request: Request
+) -> list[Card]:
     score = parts.config["score"]
     selected_by = "last" if checkpoints.best_score is None else f"{score['name']} ({score['mode']})"
-    warning = None if request.fallback_reason is None else f"{parts.data.name} in place of {request.requested_data}"
+    warning = (
+        None
+        if request.fallback_reason is None
+        else f"{parts.data.dataset} in place of {request.requested_data}"
+    )
     numbers = make_cards(parts, run, checkpoints.selected, selected_by, seconds, warning)
     write_cards(run.evaluation_file, numbers)
     return numbers
 
 
 def make_cards(
-    parts: Parts, run: RunDirectory, checkpoint: Path, selected_by: str, seconds: float, warning: str | None = None
+    parts: Parts,
+    run: RunDirectory,
+    checkpoint: Path,
+    selected_by: str,
+    seconds: float,
+    warning: str | None = None,
 ) -> list[Card]:
     """The cards of the last test, from the per-image values in the run directory."""
     with np.load(run.path / "per_image.npz", allow_pickle=False) as file:
         values = {name: file[name] for name in file.files}
-    closed_form = parts.module.model.has_closed_form_kl()
+    closed_form = parts.module.objective.has_closed_form_kl
     return cards(
         values,
         split="test",
@@ -265,7 +306,14 @@ def make_cards(
     )
 
 
-def _finish(parts: Parts, trainer: L.Trainer, run: RunDirectory, checkpoints: Checkpoints, step: int, numbers: list[Card]) -> None:
+def _finish(
+    parts: Parts,
+    trainer: Trainer,
+    run: RunDirectory,
+    checkpoints: Checkpoints,
+    step: int,
+    numbers: list[Card],
+) -> None:
     """Weights, pictures, and the numbers in every logger."""
     module = parts.module
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.model.state_dict().items()}
@@ -280,12 +328,16 @@ def _finish(parts: Parts, trainer: L.Trainer, run: RunDirectory, checkpoints: Ch
         best_score=checkpoints.best_score,
         best_step=checkpoints.best_step,
         steps=step,
-        checkpoints={path.name: file_digest(path) for path in (checkpoints.last, checkpoints.best) if path.is_file()},
+        checkpoints={
+            path.name: file_digest(path) for path in (checkpoints.last, checkpoints.best) if path.is_file()
+        },
         weights=file_digest(run.weights_file),
     )
 
 
-def draw_pictures(parts: Parts, run: RunDirectory, best_step: int | None, loggers: list[Any], step: int) -> list[Path]:
+def draw_pictures(
+    parts: Parts, run: RunDirectory, best_step: int | None, loggers: list[Any], step: int
+) -> list[Path]:
     """Every picture of the run, as a file and in the loggers that show pictures. Returns the files."""
     parts.module.model.eval()
     artist = Artist(parts.module.model, parts.data, parts.module.noise)

@@ -104,10 +104,8 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
 
     KL(N(mu, sigma^2) || N(m, s^2)) = -1/2 (1 + log(sigma^2 / s^2) - (mu - m)^2 / s^2 - sigma^2 / s^2) in each dimension (Kingma & Welling 2014, appendix B).
     """
-    if not (_is_diagonal_normal(q) and _is_diagonal_normal(p)):
+    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+        return None
+    if not (isinstance(q.base_dist, Normal) and isinstance(p.base_dist, Normal)):
         return None
     return torch.distributions.kl_divergence(q.base_dist, p.base_dist)
-
-
-def _is_diagonal_normal(distribution: Distribution) -> bool:
-    return isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,22 @@ class VAE(nn.Module):
     The model draws no random numbers: noise is an argument.
     """
 
+    encoder: Any
+    posterior: Any
+    prior: Any
+    decoder: Any
+    likelihood: Any
+
     #: the configuration groups it is made of
     takes = ("encoder", "decoder", "posterior", "prior", "likelihood")
 
     def __init__(
-        self, encoder: nn.Module, posterior: nn.Module, prior: nn.Module, decoder: nn.Module, likelihood: nn.Module
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module,
+        prior: nn.Module,
+        decoder: nn.Module,
+        likelihood: nn.Module,
     ) -> None:
         super().__init__()
         self.encoder = encoder

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from vaelab.networks.layers import activation_layer, positive, with_context
+from vaelab.networks.layers import activation_layer, positive, positive_integer, with_context
 
 
 class ConvEncoder(nn.Module):
@@ -34,11 +34,14 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.context_dim = context_dim
-        (self.num_features,) = positive("encoder.num_features", [num_features])
+        self.num_features = positive_integer("encoder.num_features", num_features)
         widths = [image_shape[0], *positive("encoder.channels", channels)]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), activation_layer(activation, "encoder.activation")]
+        for fan_in, fan_out in itertools.pairwise(widths):
+            layers += [
+                nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1),
+                activation_layer(activation, "encoder.activation"),
+            ]
         self.convolutions = nn.Sequential(*layers)
         height, width = _halvings(image_shape, len(channels))[-1]
         self.features = nn.Sequential(
@@ -77,7 +80,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         self.context_dim = context_dim
         self.output_shape = tuple(output_shape)
-        positive("decoder.num_features", [num_features])
+        positive_integer("decoder.num_features", num_features)
         widths = [*positive("decoder.channels", channels), output_shape[0]]
         sizes = _halvings(output_shape, len(channels))[::-1]  # from the smallest image to the whole one
         self.features = nn.Sequential(
@@ -90,7 +93,7 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = []
         for fan_in, fan_out, small, large in zip(widths[:-1], widths[1:], sizes[:-1], sizes[1:], strict=True):
             # A transposed convolution of n pixels gives 2n - 1; the padding adds the one that an even size needs.
-            padding = tuple(to - (2 * of - 1) for of, to in zip(small, large, strict=True))
+            padding = (large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1))
             if layers:
                 layers.append(activation_layer(activation, "decoder.activation"))
             layers.append(nn.ConvTranspose2d(fan_in, fan_out, 3, stride=2, padding=1, output_padding=padding))

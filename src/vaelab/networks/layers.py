@@ -27,10 +27,18 @@ def activation_layer(name: str, setting: str) -> nn.Module:
 
 def positive(setting: str, widths: Sequence[int]) -> tuple[int, ...]:
     """``widths`` as a tuple, refused unless they are one or more positive integers."""
-    values = tuple(widths)
+    values = tuple(widths) if isinstance(widths, Sequence) and not isinstance(widths, str) else ()
     if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-        raise SettingError(setting, list(values), "must be one or more positive integers, e.g. [512, 256]")
+        raise SettingError(
+            setting, widths, "must be a list of one or more positive integers, e.g. [512, 256]"
+        )
     return values
+
+
+def positive_integer(setting: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingError(setting, value, "must be a positive integer")
+    return value
 
 
 def with_context(x: Tensor, context: Tensor | None, context_dim: int) -> Tensor:
@@ -40,7 +48,9 @@ def with_context(x: Tensor, context: Tensor | None, context_dim: int) -> Tensor:
         ValueError: a network built without a context is given one, or the reverse.
     """
     if (context is None) != (context_dim == 0):
-        raise ValueError(f"the network was built for context_dim={context_dim}, context is {_describe(context)}")
+        raise ValueError(
+            f"the network was built for context_dim={context_dim}, context is {_describe(context)}"
+        )
     if context is None:
         return x
     return torch.cat([x, context.expand(*x.shape[:-1], context_dim)], dim=-1)

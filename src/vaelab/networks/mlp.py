@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from vaelab.networks.layers import activation_layer, positive, with_context
@@ -37,7 +37,9 @@ class MLPEncoder(nn.Module):
         self.image_shape = tuple(image_shape)
         self.context_dim = context_dim
         self.num_features = positive("encoder.hidden", hidden)[-1]
-        self.layers = _layers([math.prod(image_shape) + context_dim, *hidden], activation, "encoder.activation")
+        self.layers = _layers(
+            [math.prod(image_shape) + context_dim, *hidden], activation, "encoder.activation"
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if x.shape[-3:] == self.image_shape:
@@ -80,6 +82,6 @@ class MLPDecoder(nn.Module):
 
 def _layers(sizes: Sequence[int], activation: str, setting: str) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), activation_layer(activation, setting)]
     return nn.Sequential(*layers)

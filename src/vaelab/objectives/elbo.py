@@ -62,9 +62,12 @@ class ELBO:
             raise SettingError("objective.num_samples", num_samples, "must be a positive integer")
         choice("objective.kl", kl, self.KL)
         if kl == "closed_form" and not has_closed_form_kl:
-            raise SettingError("objective.kl", kl, "this posterior and prior have none; use auto or monte_carlo")
+            raise SettingError(
+                "objective.kl", kl, "this posterior and prior have none; use auto or monte_carlo"
+            )
         self.beta = beta
         self.num_samples = num_samples
+        self.has_closed_form_kl = has_closed_form_kl
         self.closed_form = has_closed_form_kl if kl == "auto" else kl == "closed_form"
         self.schedule = schedule if schedule is not None else ConstantSchedule()
 

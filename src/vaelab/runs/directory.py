@@ -118,6 +118,8 @@ class RunDirectory:
         """The run directory at ``path``. Raises SettingError("run") if there is none, naming the nearest
         one.
         """
+        if not isinstance(path, str | Path) or not str(path):
+            raise SettingError("run", path, "must be a run directory (one has manifest.json)")
         path = Path(path)
         if is_run(path):
             return cls(path)
@@ -149,6 +151,8 @@ def check_writable(parent: Path | str) -> None:
     Tried, not asked: permission bits say nothing to root, on read-only file systems or in ``/proc``.
     ``parent`` need not exist.
     """
+    if not isinstance(parent, str | Path) or not str(parent):
+        raise SettingError("paths.log_dir", parent, "must be the name of a directory")
     parent = Path(parent)
     try:
         # a name that is too long, or holds a null byte, shows only where the file system sees it

@@ -1,5 +1,7 @@
 """Training: the LightningModule, the step, callbacks, checkpoints. Only this room and the data module know Lightning."""
 
+from lightning.pytorch import Callback, Trainer
+
 from vaelab.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from vaelab.training.loggers import MetricsFile, close_wandb, open_wandb
 from vaelab.training.module import TestSettings, VAEModule
@@ -10,6 +12,7 @@ from vaelab.training.stopping import EarlyStoppingAfterWarmup
 
 __all__ = [
     "AtomicCheckpointIO",
+    "Callback",
     "Checkpoints",
     "EarlyStoppingAfterWarmup",
     "MetricsFile",
@@ -18,6 +21,7 @@ __all__ = [
     "StepSettings",
     "TestSettings",
     "TrackerPictures",
+    "Trainer",
     "VAEModule",
     "close_wandb",
     "draw",

@@ -20,7 +20,9 @@ from vaelab.errors import SettingError
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes, renames, and leaves the SHA-256 of the bytes beside it; loads tensors and primitives only."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
+    ) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -30,14 +32,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             digest = file_digest(beside)
-            digest_file(target).unlink(missing_ok=True)  # from here to the end no digest vouches for the target
+            digest_file(target).unlink(
+                missing_ok=True
+            )  # from here to the end no digest vouches for the target
             os.replace(beside, target)
             digest_file(target).write_text(f"{digest}  {target.name}\n", encoding="utf-8")
             _flush(target.parent)
         finally:
             beside.unlink(missing_ok=True)
 
-    def load_checkpoint(self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         return read_checkpoint(Path(path), map_location)
 
 
@@ -88,7 +94,9 @@ class Checkpoints(Checkpoint):
         every_n_steps: optimizer steps, or None.
     """
 
-    def __init__(self, folder: Path, score: str = "val/elbo", mode: str = "max", every_n_steps: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, score: str = "val/elbo", mode: str = "max", every_n_steps: int | None = None
+    ) -> None:
         self.folder = folder
         self.score = score
         self.mode = mode
@@ -123,7 +131,9 @@ class Checkpoints(Checkpoint):
         score = float(trainer.callback_metrics[self.score])
         if math.isnan(score):
             return
-        if self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score):
+        if self.best_score is None or (
+            score > self.best_score if self.mode == "max" else score < self.best_score
+        ):
             self.best_score, self.best_step = score, trainer.global_step
             trainer.save_checkpoint(self.best)
 
@@ -134,7 +144,9 @@ class Checkpoints(Checkpoint):
         if trainer.global_step != self._saved_step:
             self._save_last(trainer)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         # With several ranks the others may not come to save with this one.
         if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1 and trainer.global_step > 0:
             self._save_last(trainer)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import configparser
+import contextlib
 import netrc
 import os
+import queue
+import shlex
+import sys
 import threading
-import warnings
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vaelab.runs import MetricsWriter
 
-T = TypeVar("T")
-
 TRACKER_SECONDS = 5.0  # a tracker may take so long to open, and so long to close
+ONLINE_SECONDS = 3.0  # of which its server may take so long to answer; the rest is for opening it offline
+WAITING = 1_000  # records that wait for the tracker's thread: a tracker that far behind hangs
+AXIS = "trainer/global_step"
 
 
 class MetricsFile(Logger):
@@ -55,93 +61,307 @@ class MetricsFile(Logger):
 
 
 def wandb_mode(environment: Mapping[str, str]) -> str:
-    """``online`` where a key is configured, otherwise ``offline``; WANDB_MODE decides where it is set."""
-    mode = environment.get("WANDB_MODE")
-    if mode:
+    """``online`` where a key is configured, otherwise ``offline``; WANDB_MODE and ``wandb offline`` decide where they are set."""
+    settings = _wandb_settings(environment)
+    mode = environment.get("WANDB_MODE") or settings.get("mode")
+    if mode and mode != "online":
         return mode
-    if environment.get("WANDB_API_KEY"):
+    if mode == "online" and environment.get("WANDB_MODE"):
+        return mode
+    if any(environment.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return "online"
-    host = urlparse(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    path = Path(environment.get("NETRC") or Path.home() / ".netrc")
-    try:
-        known = host is not None and path.is_file() and netrc.netrc(str(path)).authenticators(host) is not None
-    except (netrc.NetrcParseError, OSError):
-        known = False
-    return "online" if known else "offline"
+    host = urlparse(
+        environment.get("WANDB_BASE_URL") or settings.get("base_url") or "https://api.wandb.ai"
+    ).hostname
+    named = environment.get("NETRC")
+    for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        with contextlib.suppress(netrc.NetrcParseError, OSError, UnicodeDecodeError):
+            if (
+                host is not None
+                and path.is_file()
+                and netrc.netrc(str(path)).authenticators(host) is not None
+            ):
+                return "online"
+    return "offline"
+
+
+def _wandb_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What ``wandb login --host`` and ``wandb offline`` have written down."""
+    parser = configparser.ConfigParser(interpolation=None)
+    folder = environment.get("WANDB_CONFIG_DIR")
+    system = Path(folder).expanduser() if folder else Path.home() / ".config" / "wandb"
+    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
+        parser.read([system / "settings", Path("wandb") / "settings"], encoding="utf-8")
+    return dict(parser["default"]) if parser.has_section("default") else {}
+
+
+class WandbTracker(Logger):
+    """A W&B run behind a thread of its own, which opens it, writes to it and closes it: none of that can stop or delay the training.
+
+    At the first error it is dropped, with one line on the screen.
+
+    Args:
+        start: opens the W&B run.
+    """
+
+    def __init__(self, start: Callable[[], Any]) -> None:
+        super().__init__()
+        self.run: Any = None
+        self._start = start
+        self._error: str | None = None
+        self._said = False
+        self._given_up = False
+        self._closed = False
+        self._setup: Any = None
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(WAITING)
+        self._opened = threading.Event()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        """The id of the run."""
+        return str(self.run.id)
+
+    @property
+    def offline(self) -> bool:
+        return str(self.run.settings.mode) != "online"
+
+    @property
+    def folder(self) -> Path:
+        """What it keeps on the disk."""
+        return Path(self.run.dir).parent
+
+    def open(self, seconds: float) -> str | None:
+        """Open the run. Returns why it did not open."""
+        self._thread.start()
+        if not self._opened.wait(seconds):
+            self._error = f"no answer within {seconds:.0f} s"
+        if self._error is not None:
+            self._given_up = True
+            _end_service(self._setup)
+        return self._error
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {**metrics, AXIS: step} if step is not None else dict(metrics)
+        self._submit(lambda: self.run.log(values))
+
+    @rank_zero_only
+    def log_picture(self, key: str, picture: np.ndarray, step: int) -> None:
+        def log() -> None:
+            import wandb
+
+            self.run.log({key: wandb.Image(picture), AXIS: step})
+
+        self._submit(log)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run was opened with the configuration."""
+
+    def finalize(self, status: str) -> None:
+        """Lightning calls this after every stage; how the run ends is known later, by :meth:`close`."""
+
+    def close(self, exit_status: int, seconds: float) -> str | None:
+        """Write what still waits, and end the run with its exit state. Returns why that did not work."""
+        if self._closed:
+            return None
+        self._closed = True
+        deadline = time.monotonic() + seconds
+        try:
+            self._jobs.put(lambda: self.run.finish(exit_code=exit_status), timeout=seconds)
+            self._jobs.put(None, timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Full:
+            pass
+        if not self._done.wait(max(0.0, deadline - time.monotonic())):
+            self._error = self._error or f"no answer within {seconds:.0f} s"
+        if self._error is not None:
+            self._given_up = True
+            _end_service(self._setup)
+        self._say()
+        return self._error
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        if self._error is None and not self._closed:
+            try:
+                self._jobs.put_nowait(job)
+            except queue.Full:
+                self._error = "it does not answer"
+        self._say()
+
+    def _say(self) -> None:
+        if self._error is not None and not self._said:
+            self._said = True
+            _say(f"W&B is left out from here on ({self._error}); metrics.csv holds every number")
+
+    def _work(self) -> None:
+        # A tracker's failure of whatever kind is a sentence, not the end of the run.
+        try:
+            self._setup = _wandb_setup()
+            self.run = self._start()
+        except BaseException as error:
+            self._error = _one_line(error)
+        self._opened.set()
+        if self._given_up:  # it opened after all, too late
+            _end_service(self._setup)
+        if self._error is not None:
+            return
+        while (job := self._jobs.get()) is not None:
+            if self._error is None or self._closed:  # the last word, how the run ended, is tried in any case
+                try:
+                    job()
+                except BaseException as error:
+                    self._error = self._error or _one_line(error)
+        self._done.set()
 
 
 def open_wandb(
-    run_dir: Path, *, project: str, name: str, group: str | None, tags: list[str], config: dict[str, Any], run_id: str, entity: str | None = None
-) -> WandbLogger | None:
-    """A W&B run in ``run_dir/wandb``, opened within :data:`TRACKER_SECONDS`; None, with a warning, where it does not open.
+    run_dir: Path,
+    *,
+    project: str,
+    name: str,
+    group: str | None,
+    tags: Sequence[str],
+    config: dict[str, Any],
+    run_id: str,
+    entity: str | None = None,
+) -> WandbTracker | None:
+    """A W&B run in ``run_dir/wandb``, opened within :data:`TRACKER_SECONDS`; None, with a line on the screen, where it does not open.
 
-    Online where a key is configured, otherwise offline, without a prompt.
+    Online where a key is configured and the server answers, otherwise offline, without a prompt.
     """
     mode = wandb_mode(os.environ)
     if mode == "disabled":
         return None
-    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        import wandb  # in this thread: two threads that import at the same time can wait for each other
+    except Exception as error:
+        _say(f"W&B did not start ({_one_line(error)}); metrics.csv holds every number")
+        return None
+    deadline = time.monotonic() + TRACKER_SECONDS
 
-    import wandb  # seconds to import: not the tracker's fault, so not within its time
-
-    def start() -> WandbLogger:
+    def start(mode: str) -> Any:
+        wandb.setup(wandb.Settings(silent=True))  # the screen is the progress bar's
         run = wandb.init(
-            dir=run_dir, project=project, entity=entity, name=name, group=group, tags=tags, config=config, id=run_id, resume="allow", mode=mode,  # pyright: ignore[reportArgumentType]
-            settings=wandb.Settings(init_timeout=TRACKER_SECONDS, console="off", x_disable_stats=True),
+            dir=run_dir, project=project, entity=entity, name=name, group=group, tags=list(tags), config=config, id=run_id,
+            resume="allow" if mode == "online" else None, mode=mode,  # pyright: ignore[reportArgumentType]
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                symlink=False,  # a run directory can be copied
+                init_timeout=TRACKER_SECONDS,
+                reinit="create_new",  # several runs in one process
+                x_disable_stats=True,
+            ),
         )  # fmt: skip
-        logger = WandbLogger(experiment=run, project=project, save_dir=run_dir)
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step")
-        return logger
+        _forget_import_hooks()
+        run.define_metric(AXIS)
+        run.define_metric("*", step_metric=AXIS)
+        return run
 
-    logger, error = _within(TRACKER_SECONDS, start)
-    if logger is None:
-        warnings.warn(f"W&B did not start ({error}); the run goes on without it, metrics.csv holds every number", stacklevel=2)
-    return logger
+    reason = None
+    if mode == "online":
+        tracker = WandbTracker(lambda: start("online"))
+        reason = tracker.open(ONLINE_SECONDS)
+        if reason is None:
+            return tracker
+        mode = "offline"
+    tracker = WandbTracker(lambda: start(mode))
+    error = tracker.open(max(0.0, deadline - time.monotonic()))
+    if error is not None:
+        _say(f"W&B did not start ({error}); metrics.csv holds every number")
+        return None
+    if reason is not None:
+        _say(f"W&B goes on offline: its server did not take the run ({reason})")
+    return tracker
 
 
-def close_wandb(logger: WandbLogger, exit_status: int) -> str | None:
+def close_wandb(logger: WandbTracker, exit_status: int) -> str | None:
     """Close the run with its exit state, within :data:`TRACKER_SECONDS`.
 
     Returns:
-        the line that uploads it later, for an offline run.
+        the line that uploads it later, for a run that is not on the server.
     """
-    run = logger.experiment
-    folder = Path(run.dir).parent
-    offline = run.settings.mode == "offline" or bool(getattr(run.settings, "_offline", False))
-    _, error = _within(TRACKER_SECONDS, lambda: run.finish(exit_code=exit_status))
-    if error is not None:
-        warnings.warn(f"W&B did not close ({error}); what it holds stays in {folder}", stacklevel=2)
-    return f"wandb sync {folder}" if offline or error is not None else None
+    error = logger.close(exit_status, TRACKER_SECONDS)
+    return upload_line(logger.folder) if logger.offline or error is not None else None
 
 
-def _within(seconds: float, action: Callable[[], T]) -> tuple[T | None, str | None]:
-    """The result of ``action``, or why there is none; a daemon thread is left behind when it hangs."""
-    results: list[T] = []
-    errors: list[BaseException] = []
+def upload_line(folder: Path) -> str:
+    """What to type, where the run was started, to upload the W&B run in ``folder``."""
+    program = Path(sys.executable).parent / "wandb"
+    words = [_from_here(program)] if program.is_file() else [_from_here(Path(sys.executable)), "-m", "wandb"]
+    return shlex.join([*words, "sync", _from_here(folder)])
 
-    def work() -> None:
+
+def _from_here(path: Path) -> str:
+    """The path, relative where it lies below the current directory."""
+    path = Path(os.path.abspath(path))
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _wandb_setup() -> Any:
+    """W&B's state in this process; None where this version of W&B keeps it elsewhere."""
+    with contextlib.suppress(Exception):
+        from wandb.sdk import wandb_setup
+
+        return wandb_setup.singleton()
+    return None
+
+
+def _forget_import_hooks() -> None:
+    """W&B reports every later import to its service, within the import: with a service that died, `import sklearn` would raise."""
+    with contextlib.suppress(Exception):
+        from wandb.sdk.lib import import_hooks
+
+        import_hooks.unregister_all_post_import_hooks()
+
+
+def _end_service(setup: Any) -> None:
+    """End W&B's service process: it would be waited for when the interpreter exits, and the next run would be given to it."""
+    _forget_import_hooks()
+    with contextlib.suppress(Exception):
+        from wandb.sdk import wandb_setup
+        from wandb.sdk.lib.service import service_token
+
+        if wandb_setup._singleton is setup:
+            wandb_setup._singleton = None
+        connection = setup._connection
+        if connection is None or not connection.owns_service or connection._torn_down:
+            return
+        connection._torn_down = True
+        connection._cleanup()
+        service_token.clear_service_in_env()
+        process = connection._proc._process
+        process.terminate()  # it may still have something to write
         try:
-            results.append(action())
-        except BaseException as error:  # a tracker's failure of whatever kind is a sentence, not the end of the run
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if results:
-        return results[0], None
-    if errors:
-        return None, f"{type(errors[0]).__name__}: {errors[0]}"
-    return None, f"no answer within {seconds:g} s" if thread.is_alive() else "no result"
+            process.wait(0.2)
+        except Exception:
+            process.kill()
+            process.wait(1.0)
 
 
-def log_picture(loggers: list[Logger], key: str, picture: np.ndarray, step: int) -> None:
+def _one_line(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def shows_pictures(logger: Logger) -> bool:
+    return isinstance(logger, WandbTracker | TensorBoardLogger)
+
+
+def log_picture(loggers: Sequence[Logger], key: str, picture: np.ndarray, step: int) -> None:
     """A picture ``[H, W, 3]``, uint8, under a stable key in the loggers that show pictures."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            import wandb
-
-            logger.experiment.log({key: wandb.Image(picture), "trainer/global_step": step})
+        if isinstance(logger, WandbTracker):
+            logger.log_picture(key, picture, step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(key, picture, step, dataformats="HWC")

@@ -11,10 +11,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaelab.data.chunks import Chunk, ChunkPlan
-from vaelab.data.datamodule import ImageDataModule
+from vaelab.data.datamodule import ImageDataModule, SplitName
 from vaelab.evidence import BoundValues, bound, importance
 from vaelab.latents import active_units
 from vaelab.noise import Noise, Split, Stream
@@ -58,7 +58,7 @@ class VAEModule(L.LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         objective: Any,
         optimizer: Callable[..., torch.optim.Optimizer],
         noise: Noise,
@@ -81,7 +81,9 @@ class VAEModule(L.LightningModule):
         self.log_every_n_steps = log_every_n_steps
         self.val_check_interval = val_check_interval
         self.latest: dict[str, float] = {}  #: last value of every metric, for progress bars
-        self.results_file: Path | None = None  #: where rank 0 writes the per-image values of a test, an ``.npz``
+        self.results_file: Path | None = (
+            None  #: where rank 0 writes the per-image values of a test, an ``.npz``
+        )
         self.test_values: dict[str, np.ndarray] = {}
         self._eps: dict[tuple[str, int], Tensor] = {}
 
@@ -113,7 +115,11 @@ class VAEModule(L.LightningModule):
         self._steps += len(chunk.indices)
         self._seconds += time.perf_counter() - started
         step = self.trainer.global_step
-        if step % self.log_every_n_steps == 0 or step % self.plan.steps_per_epoch == 0 or step == self.plan.num_steps:
+        if (
+            step % self.log_every_n_steps == 0
+            or step % self.plan.steps_per_epoch == 0
+            or step == self.plan.num_steps
+        ):
             self._log_training(step)
         self._announce_validation(step)
 
@@ -160,7 +166,9 @@ class VAEModule(L.LightningModule):
         """Hand numbers to every logger, with the count of optimizer steps as the axis."""
         self.latest.update(metrics)
         for logger in self.trainer.loggers:
-            logger.log_metrics({**metrics, "trainer/global_step": step} if _is_wandb(logger) else metrics, step=step)
+            logger.log_metrics(
+                {**metrics, "trainer/global_step": step} if _is_wandb(logger) else metrics, step=step
+            )
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
@@ -192,7 +200,9 @@ class VAEModule(L.LightningModule):
             "val/distortion": distortion / n,
             "val/active_units": float(active_units(activities).sum()),
         }
-        self.log_dict(metrics, logger=False, rank_zero_only=False)  # for callbacks that watch a metric
+        self.log_dict(
+            metrics, logger=False, sync_dist=True
+        )  # for callbacks that watch a metric; equal on all ranks already
         if not self.trainer.sanity_checking:
             self.record(metrics, self.trainer.global_step)
 
@@ -240,12 +250,10 @@ class VAEModule(L.LightningModule):
         """The rows ``[n, V]`` of all ranks; ranks may hold different numbers of them."""
         if self.trainer.world_size == 1:
             return rows
-        count = torch.tensor([len(rows)], device=self._sum_device)
-        counts = self.all_gather(count).flatten().tolist()  # pyright: ignore[reportAttributeAccessIssue]
-        padded = torch.zeros(max(counts), rows.shape[1], dtype=torch.float64)
-        padded[: len(rows)] = rows
-        gathered = self.all_gather(padded.to(self._sum_device)).cpu()  # pyright: ignore[reportAttributeAccessIssue]
-        return torch.cat([part[:n] for part, n in zip(gathered, counts, strict=True)])
+        counts = [int(n) for n in _all_gather(torch.tensor([len(rows)], device=self._sum_device))]
+        padded = torch.zeros(max(counts), rows.shape[1], dtype=torch.float64, device=self._sum_device)
+        padded[: len(rows)] = rows.to(self._sum_device)
+        return torch.cat([part[:n].cpu() for part, n in zip(_all_gather(padded), counts, strict=True)])
 
     # -- what both share -----------------------------------------------------------------------------------------------
 
@@ -265,21 +273,29 @@ class VAEModule(L.LightningModule):
         """Where sums in float64 are reduced: MPS has no float64."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
-    def _fixed_noise(self, split: str, num_samples: int) -> Tensor:
+    def _fixed_noise(self, split: SplitName, num_samples: int) -> Tensor:
         """The same noise ``[K, N, D]`` at every validation."""
         key = (split, num_samples)
         if key not in self._eps:
-            self._eps[key] = self._image_noise(split, torch.arange(self.data.size(split)), num_samples, repetition=0)  # pyright: ignore[reportArgumentType]
+            self._eps[key] = self._image_noise(
+                split, torch.arange(self.data.size(split)), num_samples, repetition=0
+            )
         return self._eps[key]
 
-    def _image_noise(self, split: str, index: Tensor, num_samples: int, repetition: int) -> Tensor:
+    def _image_noise(self, split: SplitName, index: Tensor, num_samples: int, repetition: int) -> Tensor:
         source = Split.test if split == "test" else Split.train
-        keys = self.data.noise_index(split, index)  # pyright: ignore[reportArgumentType]
+        keys = self.data.noise_index(split, index)
         shape = (num_samples, self.model.noise_dim)
-        return self.noise.image_normal(Stream.posterior, source, keys, shape, repetition).transpose(0, 1)  # pyright: ignore[reportArgumentType]
+        return self.noise.image_normal(Stream.posterior, source, keys, shape, repetition).transpose(0, 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+
+
+def _all_gather(tensor: Tensor) -> list[Tensor]:
+    gathered = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, tensor)
+    return gathered
 
 
 def _or_zero(value: Tensor | None, like: Tensor) -> Tensor:

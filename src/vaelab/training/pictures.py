@@ -16,7 +16,7 @@ from vaelab import figures
 from vaelab.data.datamodule import ImageDataModule
 from vaelab.models import closed_form_kl
 from vaelab.noise import Noise, Split, Stream
-from vaelab.training.loggers import log_picture
+from vaelab.training.loggers import log_picture, shows_pictures
 
 SAMPLES = 64
 PAIRS = 32
@@ -53,8 +53,12 @@ class Artist:
     @torch.no_grad()
     def samples(self, n: int = SAMPLES) -> np.ndarray:
         """Means of p(x|z) at ``n`` samples of the prior ``[n, C, H, W]``, in [0, 1]; the first ones do not depend on ``n``."""
-        eps = self.noise.image_normal(Stream.prior, Split.train, torch.arange(n), (self.model.prior.noise_dim,))
-        return np.concatenate([self._mean(self.model.sample(part.to(self.device))) for part in eps.split(4096)])
+        eps = self.noise.image_normal(
+            Stream.prior, Split.train, torch.arange(n), (self.model.prior.noise_dim,)
+        )
+        return np.concatenate(
+            [self._mean(self.model.sample(part.to(self.device))) for part in eps.split(4096)]
+        )
 
     @torch.no_grad()
     def reconstructions(self, n: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +97,9 @@ class Artist:
         start, end = self.model.infer(x).mean.chunk(2)
         weights = torch.linspace(0, 1, INTERPOLATION_STEPS, device=self.device)[None, :, None]
         z = torch.lerp(start[:, None], end[:, None], weights)
-        images = self._mean(self.model.decode(z.flatten(0, 1))).reshape(n // 2, INTERPOLATION_STEPS, *x.shape[1:])
+        images = self._mean(self.model.decode(z.flatten(0, 1))).reshape(
+            n // 2, INTERPOLATION_STEPS, *x.shape[1:]
+        )
         first, last = np.split(self._unit(x), 2)
         return figures.interpolation(np.concatenate([first[:, None], images, last[:, None]], axis=1))
 
@@ -104,7 +110,9 @@ class Artist:
         z = torch.special.ndtri(quantiles)
         plane = torch.stack(torch.meshgrid(z, z, indexing="xy"), dim=-1)  # [row = z_2, column = z_1, 2]
         images = self._mean(self.model.decode(plane.flatten(0, 1).to(self.device)))
-        return figures.manifold(images.reshape(MANIFOLD_SIZE, MANIFOLD_SIZE, *images.shape[1:]), quantiles.numpy())
+        return figures.manifold(
+            images.reshape(MANIFOLD_SIZE, MANIFOLD_SIZE, *images.shape[1:]), quantiles.numpy()
+        )
 
     def latents(self, codes: Codes) -> Figure:
         means = codes.means.numpy()
@@ -155,11 +163,26 @@ class TrackerPictures(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
+        loggers = [logger for logger in trainer.loggers if shows_pictures(logger)]
+        if not loggers:
+            return
+        was_training = pl_module.model.training
+        pl_module.model.eval()
         artist = Artist(pl_module.model, pl_module.data, pl_module.noise)
-        x, x_hat = artist.reconstructions()
-        pairs = np.stack([x.reshape(-1, 8, *x.shape[1:]), x_hat.reshape(-1, 8, *x.shape[1:])], axis=1) if len(x) % 8 == 0 else x[None, None]
-        log_picture(trainer.loggers, "samples", tile(artist.samples().reshape(8, 8, *x.shape[1:])), trainer.global_step)
-        log_picture(trainer.loggers, "reconstructions", tile(pairs.reshape(-1, pairs.shape[2], *x.shape[1:])), trainer.global_step)
+        samples, (x, x_hat) = artist.samples(), artist.reconstructions()
+        pl_module.model.train(was_training)
+        columns = min(8, len(x))
+        rows = len(x) // columns
+        pairs = np.stack(
+            [a[: rows * columns].reshape(rows, columns, *x.shape[1:]) for a in (x, x_hat)], axis=1
+        )
+        log_picture(loggers, "samples", tile(samples.reshape(8, 8, *x.shape[1:])), trainer.global_step)
+        log_picture(
+            loggers,
+            "reconstructions",
+            tile(pairs.reshape(2 * rows, columns, *x.shape[1:])),
+            trainer.global_step,
+        )
 
 
 def tile(images: np.ndarray) -> np.ndarray:

@@ -9,10 +9,17 @@ from typing import Any, TextIO
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from vaelab.training.module import VAEModule
-
 
 SECONDS_BETWEEN = 0.5  # two drawings of the bar
 
@@ -58,7 +65,9 @@ class RunProgress(ProgressBar):
             auto_refresh=False,  # no thread that takes turns with the matrix products
         )
         plan = _module(pl_module).plan
-        self._task = self._progress.add_task("step", total=plan.num_steps, completed=trainer.global_step, numbers="")
+        self._task = self._progress.add_task(
+            "step", total=plan.num_steps, completed=trainer.global_step, numbers=""
+        )
         self._progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -66,7 +75,10 @@ class RunProgress(ProgressBar):
             return
         self._next_refresh = time.monotonic() + SECONDS_BETWEEN
         self._progress.update(
-            self._task, completed=trainer.global_step, numbers=_numbers(_module(pl_module).latest), refresh=True
+            self._task,
+            completed=trainer.global_step,
+            numbers=_numbers(_module(pl_module).latest),
+            refresh=True,
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,12 +86,16 @@ class RunProgress(ProgressBar):
             return
         module = _module(pl_module)
         epochs = -(-module.plan.num_steps // module.plan.steps_per_epoch)
-        self._say(f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  {_numbers(module.latest)}")
+        self._say(
+            f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  {_numbers(module.latest)}"
+        )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self._stop()
 
     def print(self, *args: Any, **kwargs: Any) -> None:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
 from vaelab.noise import Noise, Stream
-from vaelab.objectives import ObjectiveValue
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,11 @@ class StepSettings:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise SettingError("optimizer.clip_norm", self.clip_norm, "must be null or a number > 0")
         if self.clip_norm is not None and self.scaled:
-            raise SettingError("optimizer.clip_norm", self.clip_norm, "cannot go with trainer.precision=16-mixed; use bf16-mixed")
+            raise SettingError(
+                "optimizer.clip_norm",
+                self.clip_norm,
+                "cannot go with trainer.precision=16-mixed; use bf16-mixed",
+            )
 
 
 #: what a step reports, in this order: sums over the images of this rank, then the gradient's norm, then 1 for a step that was skipped
@@ -61,8 +64,8 @@ class OptimisationStep:
 
     def __init__(
         self,
-        model: nn.Module,
-        objective: Callable[..., ObjectiveValue],
+        model: Any,
+        objective: Any,
         train_batch: Callable[[Tensor, int, slice], Batch],
         num_images: int,
         noise: Noise,
@@ -80,7 +83,9 @@ class OptimisationStep:
         self.world_size = world_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def __call__(self, index: Tensor, step: int, optimizer: Any, backward: Callable[[Tensor], None]) -> Tensor:
+    def __call__(
+        self, index: Tensor, step: int, optimizer: Any, backward: Callable[[Tensor], None]
+    ) -> Tensor:
         """Carry out step ``step`` on the images at ``index [B]`` (over all ranks).
 
         Args:
@@ -92,7 +97,7 @@ class OptimisationStep:
         """
         num_images = len(index)
         batch = self.train_batch(index, step, self.rows)
-        shape = (self.objective.num_samples, num_images, self.model.noise_dim)  # pyright: ignore[reportFunctionMemberAccess]
+        shape = (self.objective.num_samples, num_images, self.model.noise_dim)
         eps = self.noise.step_normal(Stream.posterior, step, shape, index.device)[:, self.rows]
 
         sums: list[Tensor] = []
@@ -108,7 +113,9 @@ class OptimisationStep:
             backward(loss)
             with torch.no_grad():
                 reported = value.value if value.penalty is None else value.value - value.penalty
-                sums.append(torch.stack([reported, terms.rate(terms.has_closed_form_kl), terms.distortion]).sum(1))
+                sums.append(
+                    torch.stack([reported, terms.rate(terms.has_closed_form_kl), terms.distortion]).sum(1)
+                )
         norm, finite = self._update(optimizer)
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
         return torch.cat([total, torch.stack([torch.where(finite, norm, 0.0), (~finite).to(norm.dtype)])])
@@ -116,7 +123,10 @@ class OptimisationStep:
     def _update(self, optimizer: Any) -> tuple[Tensor, Tensor]:
         """Check, clip, step. Returns the norm of the gradient before clipping, and whether it is finite."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # get_total_norm takes 1.5 x as long
+        norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+        norm = torch.linalg.vector_norm(
+            torch.stack(norms)
+        )  # torch.nn.utils.get_total_norm takes 1.5 x as long
         finite = norm < torch.inf  # false for NaN too
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)

@@ -21,7 +21,12 @@ class EarlyStoppingAfterWarmup(EarlyStopping):
         self, score: str, mode: str, patience: int = 10, min_delta: float = 0.0, warmup_steps: int = 0
     ) -> None:
         super().__init__(
-            monitor=score, mode=mode, patience=patience, min_delta=min_delta, check_on_train_epoch_end=False, verbose=False
+            monitor=score,
+            mode=mode,
+            patience=patience,
+            min_delta=min_delta,
+            check_on_train_epoch_end=False,
+            verbose=False,
         )
         self.warmup_steps = warmup_steps
 

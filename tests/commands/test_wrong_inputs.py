@@ -1,0 +1,312 @@
+"""What a person can get wrong: exit status 2, one message with setting, value and rule, and nothing is left behind."""
+
+from __future__ import annotations
+
+import copy
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vaelab.commands import entry, evaluate, sample, train
+from vaelab.errors import SettingError
+from vaelab.experiments.check import check
+
+TASKS = {"train": train.task, "evaluate": evaluate.task, "sample": sample.task}
+SMALL = ("data=digits", "logger=none")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory of the tests' own: decoding the digits may leave its cache there."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, digits_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refused:
+    """(command, what is typed) -> the one message; everything else that a refusal promises is asserted here."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("DATA_DIR", str(digits_dir))
+
+    def _refused(command: str, *argv: str) -> str:
+        def everything() -> set[Path]:
+            return {*tmp_path.rglob("*"), *(REPOSITORY / "logs").rglob("*")}
+
+        before = everything()
+        status = entry.run(command, TASKS[command], argv=argv)
+        out, err = capsys.readouterr()
+        assert status == 2, out + err
+        assert everything() == before, "something was left behind"
+        assert "Traceback" not in out + err
+        assert err.count(f"vae-{command}: ") == 1
+        assert err.startswith(f"vae-{command}: ")
+        assert out == "" or "-m" in argv
+        return err.removeprefix(f"vae-{command}: ").removesuffix("\n")
+
+    return _refused
+
+
+INTEGER, POSITIVE, SEED = (
+    "must be an integer >= 0",
+    "must be a positive integer",
+    "must be an integer from 0 to 2**63 - 1",
+)
+VALIDATION = "must be what validation measures, val/elbo, val/rate, val/distortion, val/active_units, because it selects the checkpoint"
+NO_EFFECT = "has no effect under manual optimisation: use"
+# what is typed -> the message behind it; (setting=value, rule) where what is wrong is called otherwise than it was typed
+WRONG: dict[str, str | tuple[str, str]] = {
+    # names
+    "encoder=mpl": "no such entry in group 'encoder'; allowed: conv, mlp (did you mean 'mlp'?)",
+    "experiment=refrence": "no such entry in group 'experiment'; allowed: quickstart, reference (did you mean 'reference'?)",
+    "latent_dmi=3": "unknown setting (did you mean 'latent_dim'?)",
+    "+encoder.hiden=[3]": ("encoder.hiden=[3]", "unknown; allowed: hidden, activation, context_dim (did you mean 'hidden'?)"),
+    "likelihood.variance=pixel": "unknown setting with likelihood=bernoulli; it belongs to likelihood=gaussian",
+    "encoder._target_=os.system": "is not among the things a configuration may build (public names of vaelab, or an entry point of vaelab.components)",
+    "~latent_dim": ("latent_dim=???", "has to be given"),
+    "data=base": ("data.name=???", "has to be given, as in vae-train data.name=VALUE"),
+    # the run
+    "latent_dim=-1": POSITIVE,
+    "latent_dim=two": POSITIVE,
+    "seed=-1": SEED,
+    "name=a/b": "must be text that can name one directory, without separators",
+    "paths.log_dir=/proc/x": "must be a directory that can be written to (",
+    "score.mode=best": "must be one of max, min",
+    "score.name=val/elbow": f"{VALIDATION} (did you mean 'val/elbo'?)",
+    "estimator.num_samples=-1": INTEGER,
+    # data and likelihood
+    "data.pixel_range=[-1,1]": ("data.pixel_range=[-1.0, 1.0]", "likelihood=bernoulli takes pixels in [0, 1]; use [0, 1], or likelihood=gaussian"),
+    "data.val_size=5000": "must be an integer from 0 to 1436, the training images less one",
+    "data.batch_size=0": POSITIVE,
+    "data.binarize=dynamical": "must be one of none, threshold, fixed, dynamic (did you mean 'dynamic'?)",
+    "data.dequantize=true": "only a likelihood of support density (gaussian) takes dequantised pixels",
+    # networks, objective, optimizer
+    "decoder.hidden=[]": "must be a list of one or more positive integers, e.g. [512, 256]",
+    "objective.beta=-1": "must be a number >= 0",
+    "objective.kl=analytic": "must be one of auto, closed_form, monte_carlo",
+    "optimizer.lr=nan": "must be a number > 0",
+    "optimizer.betas=[2,0]": ("optimizer.betas=[2, 0]", "must be two numbers >= 0 and below 1"),
+    # trainer
+    "+trainer.gradient_clip_val=1": ("trainer.gradient_clip_val=1", f"{NO_EFFECT} optimizer.clip_norm"),
+    "trainer.gradient_clip_val=1": f"{NO_EFFECT} optimizer.clip_norm",
+    "+trainer.accumulate_grad_batches=2": ("trainer.accumulate_grad_batches=2", f"{NO_EFFECT} optimizer.accumulate"),
+    "trainer.precision=12": "Precision 12 is invalid. Allowed precision values: (",
+    "trainer.accelerator=gpuu": "You selected an invalid accelerator name: `accelerator='gpuu'`. Available names are: ",
+    "trainer.max_epochs=0": f"{POSITIVE} or -1",
+}  # fmt: skip
+
+
+# what is checked without torch, put into a configuration as it stands: composing takes half a second
+CHECKED: dict[str, tuple[Any, str]] = {
+    "latent_dim": (2.5, POSITIVE),
+    "seed": (2**63, SEED),
+    "data.noise_seed": (-1, SEED),
+    "tags": ("mine", "must be a list, as in tags=[mine]"),
+    "name": (3, "must be text that can name one directory, without separators"),
+    "paths.log_dir": (None, "must be the name of a directory"),
+    "score": (None, "must be a group of settings"),
+    "score.name": ("test/elbo", VALIDATION),
+    "logger.name": ("wandbb", "must be one of none, wandb (did you mean 'wandb'?)"),
+    "logger.project": ("vaelab", "unknown setting, nobody would read it; logger has name"),
+    "data.fallback": ("digts", "must be one of null, mnist, fashion_mnist, binarized_mnist, digits (did you mean 'digits'?)"),
+    "estimator.k": (3, "unknown setting, nobody would read it; estimator has max_rows, num_samples, repetitions"),
+    "optimizer.accumulate": (0, POSITIVE),
+    "optimizer.clip_norm": ("tight", "must be null or a number > 0"),
+    "optimizer.fused": ("perhaps", "must be one of auto, true, false"),
+    "callbacks.tracker_pictures.every_n_epochs": (0, POSITIVE),
+    "checkpoints.every_n_steps": (0, f"{POSITIVE} or null"),
+    "trainer.max_steps": (0, f"{POSITIVE} or -1"),
+    "trainer.max_epochs": (-1, "the run has no end: give max_epochs or max_steps"),
+    "trainer.check_val_every_n_epoch": (0, POSITIVE),
+    "trainer.limit_test_batches": (0, "must be null, a positive integer or a fraction of the batches: every run is tested"),
+    "trainer.overfit_batches": (2, f"{NO_EFFECT} debug=overfit, or data.train_size"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def valid() -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", overrides=[*SMALL]), resolve=True)
+    return config
+
+
+@pytest.mark.parametrize("setting", CHECKED)
+def test_the_check_before_torch(
+    valid: dict[str, Any], setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value, rule = CHECKED[setting]
+    config = copy.deepcopy(valid)
+    check(config)
+    *groups, key = setting.split(".")
+    node = config
+    for group in groups:
+        node = node[group]
+    node[key] = value
+    with pytest.raises(SettingError) as caught:
+        check(config)
+    assert (caught.value.setting, caught.value.received) == (setting, value)
+    assert str(caught.value).partition(": ")[2] == rule
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", WRONG)
+def test_one_wrong_setting(refused: Refused, typed: str) -> None:
+    wrong = WRONG[typed]
+    setting, rule = (typed, wrong) if isinstance(wrong, str) else wrong
+    base = [o for o in SMALL if o.partition("=")[0] not in (typed.partition("=")[0], typed.partition(".")[0])]
+    if typed.startswith("data."):
+        base.append("data=digits")
+    message = refused("train", *base, typed)
+    assert message.startswith(f"{setting}: {rule}")
+    assert message.count("\n") == 0
+    if not rule.endswith(("(", ": ")):
+        assert message == f"{setting}: {rule}"
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (("likelihood=gaussian", "likelihood.sigma=0"), "likelihood.sigma=0: must be above likelihood.sigma_floor, here 0.0294118"),
+        (
+            ("likelihood=gaussian", "likelihood.variance=pixel"),
+            "likelihood.variance=pixel: must be one of decoder, learned, constant",
+        ),
+        (("callbacks=early_stopping", "data.val_size=0"), "data.val_size=0: callbacks=early_stopping needs validation images"),
+        (
+            ("callbacks=early_stopping", "callbacks.early_stopping.patience=0"),
+            "callbacks.early_stopping.patience=0: must be a positive integer",
+        ),
+        (("schedule=linear", "schedule.warmup_epochs=ten"), "schedule.warmup_epochs=ten: must be a number of epochs >= 0"),
+        (("encoder=conv", "encoder.num_features=-1"), "encoder.num_features=-1: must be a positive integer"),
+        (
+            ("-m", "trainer.strategy=ddp"),
+            "job 0: trainer.strategy=ddp: each of its processes would run the whole sweep (-m); "
+            "use ddp_fork or one device, or start the runs one by one",
+        ),
+        (
+            ("-m", "trainer.devices=2"),
+            "job 0: trainer.devices=2: each of its processes would run the whole sweep (-m); "
+            "use ddp_fork or one device, or start the runs one by one",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_are_wrong_together(refused: Refused, argv: tuple[str, ...], message: str) -> None:
+    assert refused("train", *SMALL, *argv) == message
+
+
+def test_the_name_of_a_group_twice(refused: Refused) -> None:
+    message = "experiment=reference: experiment is given twice (before as experiment=quickstart)"
+    assert refused("train", "experiment=quickstart", "experiment=reference") == message
+
+
+def test_loggers(refused: Refused) -> None:
+    rule = "no such entry in group 'logger'; allowed: csv, none, tensorboard, wandb (did you mean 'wandb'?)"
+    assert refused("train", "logger=wandbb") == f"logger=wandbb: {rule}"
+    # what Lightning builds is refused before there is a run directory that it could write to
+    message = refused("train", "data=digits", "logger=csv", "logger._target_=os.system")
+    assert message.startswith("logger._target_=os.system: is not among the things a configuration may build")
+    message = refused("train", "data=digits", "logger=csv", "+logger.colour=red")
+    assert message.startswith("logger.colour=red: unknown; allowed: ")
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is an accelerator"
+)
+@pytest.mark.parametrize("typed", ["trainer.accelerator=gpu", "trainer=gpu"])
+def test_an_accelerator_that_is_not_there(refused: Refused, typed: str) -> None:
+    assert refused("train", *SMALL, typed).startswith(
+        "trainer.accelerator=gpu: No supported gpu backend found"
+    )
+
+
+def test_a_log_directory_that_is_a_file(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = refused("train", *SMALL, f"paths.log_dir={tmp_path}/file")
+    assert (
+        message
+        == f"paths.log_dir={tmp_path}/file: must be a directory that can be written to (Not a directory)"
+    )
+
+
+def test_a_typo_in_an_experiment_file(refused: Refused, tmp_path: Path) -> None:
+    """Hydra merges whatever such a file says into the configuration."""
+    folder = tmp_path / "here" / "configs" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\nlatent_dmi: 3\n")
+    message = refused("train", *SMALL, "experiment=mine")
+    assert message.startswith("latent_dmi=3: unknown setting, nobody would read it; a run has ")
+    assert message.endswith("(did you mean 'latent_dim'?)")
+
+
+def test_a_damaged_data_file(
+    refused: Refused, tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in (mnist_dir / "MNIST" / "raw").glob("*.gz"):
+        (raw / path.name).symlink_to(path)
+    damaged = raw / "t10k-labels-idx1-ubyte.gz"
+    content = bytearray(damaged.read_bytes())
+    content[1000] ^= 1
+    damaged.unlink()
+    damaged.write_bytes(content)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    message = refused("train", "logger=none", f"paths.data_dir={tmp_path}/data")
+    assert message.startswith(f"data=mnist: a source file is damaged and is not used: {damaged}\n")
+    assert (
+        "digest expected  sha256 f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6\n"
+        in message
+    )
+
+
+def test_data_that_are_not_here_and_no_network(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    message = refused("train", "logger=none", f"paths.data_dir={tmp_path}/data")
+    assert message.startswith("data=mnist: is not on this machine")
+    assert f"{tmp_path}/data/MNIST/raw" in message
+    assert "Name or service not known" in message
+    assert "data=digits needs no network" in message
+
+
+def test_binary_data_are_not_binarised_again(refused: Refused, mnist_dir: Path) -> None:
+    if not (mnist_dir / "BinarizedMNIST").is_dir():
+        pytest.skip("the binarised MNIST is not here: set DATA_DIR")
+    message = refused(
+        "train", "data=binarized_mnist", "data.binarize=dynamic", "logger=none", f"paths.data_dir={mnist_dir}"
+    )
+    assert message == "data.binarize=dynamic: the data are binary already; use none"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+def test_a_run_that_is_none(refused: Refused, tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty").mkdir()
+    assert refused(command) == f"run=???: has to be given, as in vae-{command} run=VALUE"
+    assert (
+        refused(command, "run=logs/nowhere")
+        == "run=logs/nowhere: no such run directory (one has manifest.json)"
+    )
+    rule = "is not a run directory (one has manifest.json)"
+    assert refused(command, f"run={tmp_path}/empty") == f"run={tmp_path}/empty: {rule}"
+    assert refused(command, "run=null") == "run=null: must be a run directory (one has manifest.json)"

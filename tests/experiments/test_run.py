@@ -1,0 +1,271 @@
+"""A whole run on the digits: what it leaves, and what can be done with that afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import vaelab
+from vaelab.errors import RunFailed, SettingError
+from vaelab.evidence import estimate
+from vaelab.experiments.evaluate import evaluate, sample
+from vaelab.experiments.train import Request, Result, train
+from vaelab.runs import RunDirectory, read_cards, read_manifest, read_status, read_yaml
+from vaelab.runs.metrics import read
+from vaelab.training import VAEModule, read_checkpoint
+
+Compose = Callable[..., dict[str, Any]]
+OVERRIDES = ("data=digits", "data.binarize=dynamic", "latent_dim=2", "trainer.max_epochs=3", "trainer=cpu", "encoder.hidden=[64]", "decoder.hidden=[64]",
+             "trainer.enable_progress_bar=false", "estimator.num_samples=50", "tags=[a,b]")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    logs = tmp_path_factory.mktemp("logs")
+    with initialize_config_dir(str(configs), version_base="1.3"):
+        cfg = compose("train", overrides=[*OVERRIDES, "logger=none", f"paths.log_dir={logs}"])
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    return train(config, Request(argv=("vae-train", *OVERRIDES), overrides=OVERRIDES))
+
+
+def options(result: Result, compose: Compose, config_name: str, **more: Any) -> dict[str, Any]:
+    return {**compose(f"run={result.directory}", config_name=config_name), **more}
+
+
+def test_the_run_directory_holds_everything(finished: Result) -> None:
+    run = RunDirectory.open(finished.directory)
+    names = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
+    pictures = (
+        "samples",
+        "reconstructions",
+        "traversal",
+        "interpolation",
+        "latents",
+        "learning_curves",
+        "manifold",
+    )
+    expected = {"config.yaml", "overrides.yaml", "manifest.json", "status.json", "metrics.csv", "evaluation.json", "per_image.npz", "model.safetensors",
+                "console.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/last.ckpt.sha256", "checkpoints/best.ckpt.sha256",
+                *(f"figures/{name}.png" for name in pictures)}  # fmt: skip
+    assert names == expected
+    assert read_yaml(run.overrides_file) == list(OVERRIDES)
+    assert read_yaml(run.config_file)["latent_dim"] == 2
+    status = read_status(run.status_file)
+    assert (status.status, status.exit_status, status.error) == ("completed", 0, None)
+    for name in pictures:
+        with Image.open(run.figures / f"{name}.png") as image:
+            assert min(image.size) > 200
+
+
+def test_the_manifest_says_what_made_the_run(finished: Result) -> None:
+    manifest = read_manifest(RunDirectory.open(finished.directory))
+    assert manifest["seed"] == 0
+    assert manifest["argv"][0] == "vae-train"
+    assert manifest["data"]["actual"] == manifest["data"]["requested"] == "digits"
+    assert manifest["data"]["image_shape"] == [1, 8, 8]
+    assert (manifest["data"]["num_train"], manifest["data"]["num_val"], manifest["data"]["num_test"]) == (
+        1200,
+        237,
+        360,
+    )
+    assert manifest["status"] == "completed"
+    assert manifest["best_score"] == finished.score
+    assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert len(manifest["data"]["digests"]) > 0
+
+
+def test_the_cards_are_the_per_image_values_averaged(finished: Result) -> None:
+    run = RunDirectory.open(finished.directory)
+    cards = {card.metric: card for card in read_cards(run.evaluation_file)}
+    assert list(cards) == ["elbo", "rate", "distortion", "nll"]
+    with np.load(run.path / "per_image.npz") as values:
+        assert values["index"].tolist() == list(range(360))
+        for metric in ("elbo", "rate", "distortion"):
+            assert cards[metric].value == pytest.approx(values[metric].mean(), abs=1e-9)
+            assert cards[metric].se_images == pytest.approx(values[metric].std(ddof=1) / 360**0.5)
+        assert cards["nll"].value == pytest.approx(-values["log_px"].mean(), abs=1e-9)
+    assert cards["elbo"].value == pytest.approx(-cards["rate"].value - cards["distortion"].value, abs=1e-9)
+    assert -cards["nll"].value > cards["elbo"].value, "the importance-weighted bound is the tighter one"
+    assert (cards["nll"].estimator, cards["nll"].num_samples) == ("importance", 50)
+    assert cards["nll"].protocol["label"] == "nll"
+    assert cards["nll"].bits_per_dim == pytest.approx(cards["nll"].value / 64 / np.log(2))
+    assert cards["rate"].se_mc is None, "the closed form draws nothing"
+    assert {card.checkpoint for card in cards.values()} == {read_manifest(run)["checkpoints"]["best.ckpt"]}
+
+
+def test_metrics_hold_training_validation_and_test(finished: Result) -> None:
+    rows = read(RunDirectory.open(finished.directory).metrics_file)
+    assert [row["step"] for row in rows] == [10, 20, 30]
+    for row in rows:
+        assert {
+            "train/loss",
+            "train/elbo",
+            "val/elbo",
+            "val/rate",
+            "val/distortion",
+            "val/active_units",
+            "optim/lr",
+            "time/images_per_second",
+        } <= row.keys()
+        assert row["val/elbo"] == pytest.approx(-row["val/rate"] - row["val/distortion"], rel=1e-6)
+    assert rows[-1]["test/elbo"] == finished.cards[0].value
+    assert rows[2]["val/elbo"] > rows[0]["val/elbo"] + 1, "it learns"
+
+
+def test_load_gives_the_selected_weights(finished: Result) -> None:
+    model = vaelab.load(finished.directory)
+    selected = read_checkpoint(finished.directory / "checkpoints" / "best.ckpt")["state_dict"]
+    assert not model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, selected[f"model.{name}"])
+    assert load_file(finished.directory / "model.safetensors").keys() == model.state_dict().keys()
+
+
+def test_load_needs_neither_hydra_nor_lightning(finished: Result) -> None:
+    code = f"import sys, vaelab; vaelab.load({str(finished.directory)!r}); print([m for m in ('hydra', 'omegaconf', 'lightning') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_evaluating_again_gives_the_same_numbers(finished: Result, compose: Compose) -> None:
+    before = read_cards(finished.directory / "evaluation.json")
+    again = evaluate(
+        options(
+            finished, compose, "evaluate", estimator={"num_samples": 50, "repetitions": 8, "max_rows": 700}
+        )
+    )
+    assert [card.value for card in again] == pytest.approx([card.value for card in before], rel=1e-6)
+    assert len(read_cards(finished.directory / "evaluation.json")) == len(before), (
+        "a comparable card is replaced"
+    )
+
+
+def test_evaluating_under_another_protocol_is_written_beside(finished: Result, compose: Compose) -> None:
+    cards = evaluate(options(finished, compose, "evaluate", binarize="threshold", seed=7))
+    assert {card.protocol["binarize"] for card in cards} == {"threshold"}
+    assert {card.protocol["evaluation_seed"] for card in cards} == {7}
+    kept = {json.dumps(card.protocol) for card in read_cards(finished.directory / "evaluation.json")}
+    assert len(kept) == 2
+    evaluate(
+        options(
+            finished, compose, "evaluate", estimator={"num_samples": 50, "repetitions": 8, "max_rows": 25_000}
+        )
+    )
+
+
+def test_evaluating_the_last_checkpoint_says_so(finished: Result, compose: Compose) -> None:
+    cards = evaluate(options(finished, compose, "evaluate", checkpoint="last"))
+    assert {card.protocol["selected_by"] for card in cards} == {"last"}
+    with pytest.raises(SettingError, match=r"checkpoint=first.*selected, best, last"):
+        evaluate(options(finished, compose, "evaluate", checkpoint="first"))
+
+
+def test_sampling_is_reproducible_and_writes_numbers(finished: Result, compose: Compose) -> None:
+    picture = finished.directory / "figures" / "samples.png"
+    before = picture.read_bytes()
+    paths = sample(options(finished, compose, "sample", num_samples=5))
+    assert picture.read_bytes() == before
+    with np.load(finished.directory / "samples.npz") as file:
+        five = file["images"]
+    assert five.shape == (5, 1, 8, 8)
+    assert 0 <= five.min() < five.max() <= 1
+    sample(options(finished, compose, "sample", num_samples=9))
+    with np.load(finished.directory / "samples.npz") as file:
+        assert np.allclose(file["images"][:5], five, atol=1e-6)
+    sample(options(finished, compose, "sample", seed=3))
+    assert picture.read_bytes() != before
+    assert {path.suffix for path in paths} == {".png", ".npz"}
+
+
+@pytest.mark.parametrize(
+    "overrides, label, metrics",
+    [
+        ((), "grey-bce", ["elbo", "rate", "distortion"]),
+        (("data.binarize=threshold",), "nll", ["elbo", "rate", "distortion", "nll"]),
+        (("likelihood=gaussian",), "nll", ["elbo", "rate", "distortion", "nll"]),
+        (("likelihood=gaussian", "data.dequantize=false"), "raw-density", ["elbo", "rate", "distortion"]),
+    ],
+)
+def test_only_a_likelihood_of_the_data_is_called_nll(
+    compose: Compose, overrides: tuple[str, ...], label: str, metrics: list[str]
+) -> None:
+    small = (
+        "data=digits",
+        "data.train_size=100",
+        "trainer.max_epochs=1",
+        "trainer=cpu",
+        "trainer.enable_progress_bar=false",
+        "estimator.num_samples=5",
+    )
+    result = train(compose(*small, *overrides))
+    assert [card.metric for card in result.cards] == metrics
+    assert {card.protocol["label"] for card in result.cards} == {label}
+
+
+def test_a_density_is_also_counted_in_bits_of_the_levels() -> None:
+    from vaelab.experiments.cards import bits_per_dim
+
+    # A uniform density over [0, 1) is log2(17) bits a pixel of 17 levels, and so is one over [-1, 1).
+    narrow = {"dequantize": True, "num_levels": 17, "pixel_range": [0.0, 1.0]}
+    wide = {**narrow, "pixel_range": [-1.0, 1.0]}
+    assert bits_per_dim(0.0, narrow, 64) == pytest.approx(np.log2(17))
+    assert bits_per_dim(64 * np.log(2.0), wide, 64) == pytest.approx(np.log2(17))
+
+
+def test_a_failure_inside_a_run_is_on_record(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(self: VAEModule, chunk: Any, batch_idx: int) -> None:
+        raise RuntimeError("the disk\nate it")
+
+    monkeypatch.setattr(VAEModule, "training_step", broken)
+    with pytest.raises(RunFailed, match="RuntimeError: the disk ate it") as caught:
+        train(compose("data=digits", "trainer=cpu", "name=broken"))
+    (run,) = (tmp_path / "logs" / "broken").iterdir()
+    status = read_status(run / "status.json")
+    assert (status.status, status.exit_status, caught.value.exit_status) == ("failed", 1, 1)
+    assert status.error == "RuntimeError: the disk ate it"
+    assert "Traceback" in (run / "console.log").read_text()
+    assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
+
+
+def test_ctrl_c_saves_and_says_interrupted(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step = VAEModule.training_step
+
+    def interrupted(self: VAEModule, chunk: Any, batch_idx: int) -> None:
+        step(self, chunk, batch_idx)
+        if self.trainer.global_step >= 15:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(VAEModule, "training_step", interrupted)
+    with pytest.raises(RunFailed, match=r"interrupted.*last\.ckpt") as caught:
+        train(compose("data=digits", "trainer=cpu", "name=stopped", "trainer.log_every_n_steps=5"))
+    (run,) = (tmp_path / "logs" / "stopped").iterdir()
+    assert caught.value.exit_status == 130
+    assert read_status(run / "status.json").status == "interrupted"
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 15
+
+
+def test_the_error_of_the_estimator_shrinks_with_the_number_of_draws() -> None:
+    values = torch.zeros(50)
+    few, many = (estimate(values, torch.full((50,), 1.0) / n) for n in (4, 16))
+    assert few.se_mc is not None
+    assert many.se_mc is not None
+    assert few.se_mc == pytest.approx(2 * many.se_mc)
+    assert few.se_mc == pytest.approx(0.5 / 50**0.5)

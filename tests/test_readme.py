@@ -1,0 +1,75 @@
+"""Every command of the README is run, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"<!-- (?P<how>[^>]+) -->\n```bash\n(?P<lines>.*?)```", re.DOTALL)
+HOW = ("run", "run with debug=fast", "run in a run directory", "refused")
+
+
+def commands(how: str) -> list[str]:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    lines = [
+        line for block in BLOCK.finditer(text) if block["how"] == how for line in block["lines"].splitlines()
+    ]
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+def call(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    scripts = Path(sys.executable).parent
+    words = shlex.split(command)
+    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        words, cwd=folder, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True, timeout=1500, check=False
+    )  # fmt: skip
+
+
+def test_every_block_is_marked_with_a_way_that_a_test_knows() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert {block["how"] for block in BLOCK.finditer(text)} == set(HOW)
+    unmarked = list(re.findall(r"^(vae-\S+)", re.sub(BLOCK, "", text), re.MULTILINE))
+    assert unmarked == [], "commands outside the marked blocks are not run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands("refused"))
+def test_readme_commands_in_real_processes_refused(command: str, tmp_path: Path) -> None:
+    done = call(command, tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands("run with debug=fast"))
+def test_readme_commands_in_real_processes_shortened_by_debug_fast(
+    command: str, tmp_path: Path, mnist_dir: Path
+) -> None:
+    done = call(f"{command} debug=fast", tmp_path, DATA_DIR=str(mnist_dir))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.rglob("evaluation.json"))
+
+
+@pytest.mark.slow
+def test_readme_commands_in_real_processes_make_train_then_look_at_the_run(
+    tmp_path: Path, mnist_dir: Path
+) -> None:
+    first, *others = commands("run")
+    assert first == "make train"
+    logs = tmp_path / "logs"
+    done = call(first, REPOSITORY, DATA_DIR=str(mnist_dir), VAELAB_LOG_DIR=str(logs))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "grey-bce" in done.stdout
+    (run,) = (logs / "quickstart").iterdir()
+    for command in [*others, *(c.replace("DIR", str(run), 1) for c in commands("run in a run directory"))]:
+        done = call(command, tmp_path, DATA_DIR=str(mnist_dir))
+        assert done.returncode == 0, command + done.stdout + done.stderr
