@@ -34,8 +34,8 @@ class SettingError(ValueError):
 
 
 def _typed(value: object) -> str:
-    """A value as it is typed: null, true, false; anything else as Python shows it."""
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    """A value as it is typed: null, and not None, which would be taken for text; anything else as Python shows it."""
+    return "null" if value is None else str(value)
 
 
 def _rebuild(setting: str, received: object, rule: str, hint: str | None) -> SettingError:

@@ -87,7 +87,7 @@ WRONG: dict[str, str | tuple[str, str]] = {
     "data.val_size=5000": "must be an integer from 0 to 1436, the training images less one",
     "data.batch_size=0": POSITIVE,
     "data.binarize=dynamical": "must be one of none, threshold, fixed, dynamic (did you mean 'dynamic'?)",
-    "data.dequantize=true": "only a likelihood of support density (gaussian) takes dequantised pixels",
+    "data.dequantize=True": "only a likelihood of support density (gaussian) takes dequantised pixels",
     # networks, objective, optimizer
     "decoder.hidden=[]": "must be a list of one or more positive integers, e.g. [512, 256]",
     "objective.beta=-1": "must be a number >= 0",
@@ -120,7 +120,7 @@ CHECKED: dict[str, tuple[Any, str]] = {
     "estimator.k": (3, "unknown setting, nobody would read it; estimator has max_rows, num_samples, repetitions"),
     "optimizer.accumulate": (0, POSITIVE),
     "optimizer.clip_norm": ("tight", "must be null or a number > 0"),
-    "optimizer.fused": ("perhaps", "must be one of auto, true, false"),
+    "optimizer.fused": ("perhaps", "must be one of auto, True, False"),
     "callbacks.tracker_pictures.every_n_epochs": (0, POSITIVE),
     "checkpoints.every_n_steps": (0, f"{POSITIVE} or null"),
     "trainer.max_steps": (0, f"{POSITIVE} or -1"),

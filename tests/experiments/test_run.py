@@ -269,3 +269,11 @@ def test_the_error_of_the_estimator_shrinks_with_the_number_of_draws() -> None:
     assert many.se_mc is not None
     assert few.se_mc == pytest.approx(2 * many.se_mc)
     assert few.se_mc == pytest.approx(0.5 / 50**0.5)
+
+
+def test_a_run_that_diverged_has_failed_and_says_what_helps(compose: Compose, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"not finite: the run diverged; lower optimizer\.lr"):
+        train(compose("data=digits", "trainer=cpu", "name=far", "optimizer.lr=1e30", "trainer.max_epochs=1"))
+    (run,) = (tmp_path / "logs" / "far").iterdir()
+    assert read_status(run / "status.json").status == "failed"
+    assert not (run / "evaluation.json").exists()

@@ -293,6 +293,12 @@ def make_cards(
     """The cards of the last test, from the per-image values in the run directory."""
     with np.load(run.path / "per_image.npz", allow_pickle=False) as file:
         values = {name: file[name] for name in file.files}
+    lost = int((~np.isfinite(values["elbo"])).sum())
+    if lost:
+        advice = "the run diverged; lower optimizer.lr, or bound the gradient with optimizer.clip_norm"
+        raise FloatingPointError(
+            f"the bound of {lost} of {len(values['elbo'])} images is not finite: {advice}"
+        )
     closed_form = parts.module.objective.has_closed_form_kl
     return cards(
         values,
@@ -345,6 +351,6 @@ def draw_pictures(
     for name, figure in draw(artist, read_metrics(run.metrics_file), best_step).items():
         path = figures.save(figure, run.figures / f"{name}.png")
         with Image.open(path) as image:
-            log_picture(loggers, f"pictures/{name}", np.asarray(image.convert("RGB")), step)
+            log_picture(loggers, f"figures/{name}", np.asarray(image.convert("RGB")), step)
         paths.append(path)
     return paths

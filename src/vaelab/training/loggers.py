@@ -12,17 +12,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from vaelab.runs import MetricsWriter
 
-TRACKER_SECONDS = 5.0  # a tracker may take so long to open, and so long to close
+TRACKER_SECONDS = 4.5  # a tracker may take 5 s to open and 5 s to close; ending one that hangs takes the rest
 ONLINE_SECONDS = 3.0  # of which its server may take so long to answer; the rest is for opening it offline
 WAITING = 1_000  # records that wait for the tracker's thread: a tracker that far behind hangs
 AXIS = "trainer/global_step"
@@ -172,14 +173,21 @@ class WandbTracker(Logger):
             return None
         self._closed = True
         deadline = time.monotonic() + seconds
+        finished = False
+
+        def finish() -> None:
+            nonlocal finished
+            self.run.finish(exit_code=exit_status)
+            finished = True
+
         try:
-            self._jobs.put(lambda: self.run.finish(exit_code=exit_status), timeout=seconds)
+            self._jobs.put(finish, timeout=seconds)
             self._jobs.put(None, timeout=max(0.0, deadline - time.monotonic()))
         except queue.Full:
             pass
         if not self._done.wait(max(0.0, deadline - time.monotonic())):
             self._error = self._error or f"no answer within {seconds:.0f} s"
-        if self._error is not None:
+        if not finished:
             self._given_up = True
             _end_service(self._setup)
         self._say()
@@ -210,7 +218,7 @@ class WandbTracker(Logger):
             _end_service(self._setup)
         if self._error is not None:
             return
-        while (job := self._jobs.get()) is not None:
+        while not self._given_up and (job := self._jobs.get()) is not None:
             if self._error is None or self._closed:  # the last word, how the run ended, is tried in any case
                 try:
                     job()
@@ -242,6 +250,8 @@ def open_wandb(
     except Exception as error:
         _say(f"W&B did not start ({_one_line(error)}); metrics.csv holds every number")
         return None
+    with contextlib.suppress(Exception):  # what wandb.init imports, for seconds that are the server's
+        import_module("wandb.sdk.launch.inputs.internal")
     deadline = time.monotonic() + TRACKER_SECONDS
 
     def start(mode: str) -> Any:

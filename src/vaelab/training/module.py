@@ -52,7 +52,7 @@ class VAEModule(L.LightningModule):
         step_settings: accumulation and clipping.
         test_settings: how the test set is measured.
         config: the resolved configuration, primitives only; goes into every checkpoint.
-        log_every_n_steps: optimizer steps between two entries in the loggers; the end of an epoch makes one too.
+        log_every_n_steps: optimizer steps between two entries in the loggers, or an epoch where that is shorter.
         val_check_interval: optimizer steps between two validations; None = at the end of each epoch.
     """
 
@@ -115,13 +115,14 @@ class VAEModule(L.LightningModule):
         self._steps += len(chunk.indices)
         self._seconds += time.perf_counter() - started
         step = self.trainer.global_step
-        if (
-            step % self.log_every_n_steps == 0
-            or step % self.plan.steps_per_epoch == 0
-            or step == self.plan.num_steps
-        ):
+        if step == self.plan.num_steps or step % self._log_interval == 0:
             self._log_training(step)
         self._announce_validation(step)
+
+    @property
+    def _log_interval(self) -> int:
+        """Optimizer steps between two logs; no more than an epoch."""
+        return min(self.log_every_n_steps, self.plan.steps_per_epoch)
 
     def _announce_validation(self, step: int) -> None:
         """Lightning decides on validation by counting batches, and its batch is our chunk: so it is told at the end of each."""
@@ -166,9 +167,7 @@ class VAEModule(L.LightningModule):
         """Hand numbers to every logger, with the count of optimizer steps as the axis."""
         self.latest.update(metrics)
         for logger in self.trainer.loggers:
-            logger.log_metrics(
-                {**metrics, "trainer/global_step": step} if _is_wandb(logger) else metrics, step=step
-            )
+            logger.log_metrics(metrics, step=step)
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
@@ -300,7 +299,3 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
 
 def _or_zero(value: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if value is None else value
-
-
-def _is_wandb(logger: Any) -> bool:
-    return type(logger).__name__ == "WandbLogger"
