@@ -101,13 +101,14 @@ class OptimisationStep:
         eps = self.noise.step_normal(Stream.posterior, step, shape, index.device)[:, self.rows]
 
         sums: list[Tensor] = []
-        for part, part_eps in _parts(batch, eps, self.settings.accumulate):
+        number = min(self.settings.accumulate, max(1, num_images // self.world_size))  # the same on every rank
+        for part, part_eps in _parts(batch, eps, number):
             terms = self.model(part, part_eps)
             value = self.objective(terms, step, self.num_images)
             # DDP averages over ranks, hence the factor: the gradient is that of the mean over the images of all ranks.
             loss = -value.surrogate.sum() * (self.world_size / num_images)
             if value.penalty is not None:
-                loss = loss + value.penalty / self.settings.accumulate
+                loss = loss + value.penalty / number
             if not sums:  # not earlier: the backward pass takes over the memory of the old gradients, warm
                 optimizer.zero_grad(set_to_none=True)
             backward(loss)
