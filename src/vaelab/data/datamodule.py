@@ -159,7 +159,7 @@ class ImageDataModule(L.LightningDataModule):
     def train_batch(self, index: Tensor, step: int, rows: slice = slice(None)) -> Batch:
         """The training images at ``index [B]`` (over all ranks) as optimizer step ``step`` sees them; a rank takes its ``rows``."""
         split, shape = self._splits["train"], (len(index), *self.image_shape)
-        mine = index[rows]
+        mine = index if rows == slice(0, None, 1) else index[rows]
         stored = split.x.index_select(0, mine)
 
         def uniform(purpose: str) -> Tensor:

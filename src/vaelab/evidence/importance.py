@@ -31,6 +31,7 @@ class ImportanceEstimate:
 class ImportanceAccumulator:
     """Takes log-weights in parts along K and keeps three numbers an image, in float64: memory does not grow with K.
 
+    >>> import torch
     >>> accumulator = ImportanceAccumulator()
     >>> for part in (torch.zeros(3, 2), torch.zeros(1, 2)):
     ...     accumulator.update(part)

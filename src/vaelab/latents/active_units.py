@@ -17,6 +17,7 @@ def activity(means: Tensor) -> Tensor:
 def active_units(activities: Tensor, threshold: float = 0.01) -> Tensor:
     """Which dimensions count as active: ``A_u > threshold``, bool ``[D]``; 0.01 in Burda et al.
 
+    >>> import torch
     >>> active_units(torch.tensor([0.5, 0.001]))
     tensor([ True, False])
     """

@@ -22,6 +22,7 @@ class MLPEncoder(nn.Module):
         activation: name of the nonlinearity after each layer.
         context_dim: length of an optional context vector ``[..., context_dim]``, concatenated to the input.
 
+    >>> import torch
     >>> MLPEncoder((1, 28, 28))(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 256])
     """

@@ -79,7 +79,7 @@ class OptimisationStep:
         self.num_images = num_images
         self.noise = noise
         self.settings = settings
-        self.rows = slice(rank, None, world_size)
+        self.rows = slice(rank, None, world_size)  # of the global batch
         self.world_size = world_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -98,10 +98,14 @@ class OptimisationStep:
         num_images = len(index)
         batch = self.train_batch(index, step, self.rows)
         shape = (self.objective.num_samples, num_images, self.model.noise_dim)
-        eps = self.noise.step_normal(Stream.posterior, step, shape, index.device)[:, self.rows]
+        eps = self.noise.step_normal(Stream.posterior, step, shape, index.device)
+        if self.world_size > 1:
+            eps = eps[:, self.rows]
 
         sums: list[Tensor] = []
-        number = min(self.settings.accumulate, max(1, num_images // self.world_size))  # the same on every rank
+        number = min(
+            self.settings.accumulate, max(1, num_images // self.world_size)
+        )  # the same on every rank
         for part, part_eps in _parts(batch, eps, number):
             terms = self.model(part, part_eps)
             value = self.objective(terms, step, self.num_images)
@@ -117,29 +121,32 @@ class OptimisationStep:
                 sums.append(
                     torch.stack([reported, terms.rate(terms.has_closed_form_kl), terms.distortion]).sum(1)
                 )
-        norm, finite = self._update(optimizer)
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
-        return torch.cat([total, torch.stack([torch.where(finite, norm, 0.0), (~finite).to(norm.dtype)])])
+        return torch.cat([total, self._update(optimizer)])
 
-    def _update(self, optimizer: Any) -> tuple[Tensor, Tensor]:
-        """Check, clip, step. Returns the norm of the gradient before clipping, and whether it is finite."""
+    def _update(self, optimizer: Any) -> Tensor:
+        """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite, and 1 if so."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
         norm = torch.linalg.vector_norm(
             torch.stack(norms)
         )  # torch.nn.utils.get_total_norm takes 1.5 x as long
-        finite = norm < torch.inf  # false for NaN too
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
-        if self.settings.scaled:
-            pass  # the scaler of the precision plugin looks for itself
-        elif norm.device.type == "cuda" and optimizer.param_groups[0].get("fused"):
+        if self.settings.scaled or norm.device.type == "cuda" and optimizer.param_groups[0].get("fused"):
             # Asking whether the norm is finite would wait for the device; a fused optimizer takes the answer as a tensor, and does nothing where it says so.
-            optimizer.optimizer.found_inf = (~finite).float()
-        elif not finite:
-            optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
+            # A scaler of the precision plugin looks for itself.
+            finite = norm < torch.inf  # false for NaN too
+            if not self.settings.scaled:
+                optimizer.optimizer.found_inf = (~finite).float()
+            optimizer.step()
+            return torch.stack([torch.where(finite, norm, 0.0), (~finite).to(norm.dtype)])
+        if norm.item() < torch.inf:
+            optimizer.step()
+            return torch.stack([norm, torch.zeros_like(norm)])
+        optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
         optimizer.step()
-        return norm, finite
+        return norm.new_tensor([0.0, 1.0])
 
 
 def _parts(batch: Batch, eps: Tensor, number: int) -> list[tuple[Batch, Tensor]]:
