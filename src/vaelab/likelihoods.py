@@ -78,7 +78,7 @@ class GaussianLikelihood(nn.Module):
         pixel_range: smallest and largest pixel value; sigma is in the same units.
         num_levels: number of grey levels of the data between them.
         variance: ``decoder``, ``learned`` or ``constant``.
-        sigma: standard deviation where it is constant, and its first value where it is trained.
+        sigma: standard deviation where it is constant, and its first value where it is trained; ``auto`` = a tenth of the range, twice the floor at least.
         sigma_floor: least standard deviation; ``auto`` = half a grey level.
 
     Raises:
@@ -94,7 +94,7 @@ class GaussianLikelihood(nn.Module):
         pixel_range: Sequence[float],
         num_levels: int,
         variance: str = "decoder",
-        sigma: float = 0.1,
+        sigma: float | str = "auto",
         sigma_floor: float | str = "auto",
     ) -> None:
         super().__init__()
@@ -109,6 +109,8 @@ class GaussianLikelihood(nn.Module):
             raise SettingError(
                 "likelihood.sigma_floor", sigma_floor, "must be auto (half a grey level) or a number >= 0"
             )
+        if sigma == "auto":
+            sigma = max(0.1 * (pixel_range[1] - pixel_range[0]), 2 * self.sigma_floor)
         if not isinstance(sigma, int | float) or not sigma > self.sigma_floor:
             raise SettingError(
                 "likelihood.sigma", sigma, f"must be above likelihood.sigma_floor, here {self.sigma_floor:g}"

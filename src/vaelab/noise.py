@@ -29,8 +29,6 @@ class Stream(IntEnum):
     dequantize = 2
     order = 3
     prior = 4
-    initialisation = 5
-    choice = 6
 
 
 class Split(IntEnum):

@@ -19,7 +19,8 @@ import vaelab
 from vaelab.errors import RunFailed, SettingError
 from vaelab.evidence import estimate
 from vaelab.experiments.evaluate import evaluate, sample
-from vaelab.experiments.train import Request, Result, train
+from vaelab.experiments.request import Request
+from vaelab.experiments.train import Result, train
 from vaelab.runs import RunDirectory, read_cards, read_manifest, read_status, read_yaml
 from vaelab.runs.metrics import read
 from vaelab.training import VAEModule, read_checkpoint
@@ -143,15 +144,14 @@ def test_load_needs_neither_hydra_nor_lightning(finished: Result) -> None:
 
 def test_evaluating_again_gives_the_same_numbers(finished: Result, compose: Compose) -> None:
     before = read_cards(finished.directory / "evaluation.json")
-    again = evaluate(
-        options(
-            finished, compose, "evaluate", estimator={"num_samples": 50, "repetitions": 8, "max_rows": 700}
-        )
-    )
+    kept = (finished.directory / "per_image.npz").read_bytes()
+    smaller = {"num_samples": None, "repetitions": None, "max_rows": 700}
+    again = evaluate(options(finished, compose, "evaluate", estimator=smaller))
     assert [card.value for card in again] == pytest.approx([card.value for card in before], rel=1e-6)
     assert len(read_cards(finished.directory / "evaluation.json")) == len(before), (
         "a comparable card is replaced"
     )
+    assert (finished.directory / "per_image.npz").read_bytes() == kept, "the run's own values stay"
 
 
 def test_evaluating_under_another_protocol_is_written_beside(finished: Result, compose: Compose) -> None:
@@ -160,35 +160,47 @@ def test_evaluating_under_another_protocol_is_written_beside(finished: Result, c
     assert {card.protocol["evaluation_seed"] for card in cards} == {7}
     kept = {json.dumps(card.protocol) for card in read_cards(finished.directory / "evaluation.json")}
     assert len(kept) == 2
-    evaluate(
-        options(
-            finished, compose, "evaluate", estimator={"num_samples": 50, "repetitions": 8, "max_rows": 25_000}
-        )
-    )
 
 
 def test_evaluating_the_last_checkpoint_says_so(finished: Result, compose: Compose) -> None:
     cards = evaluate(options(finished, compose, "evaluate", checkpoint="last"))
     assert {card.protocol["selected_by"] for card in cards} == {"last"}
-    with pytest.raises(SettingError, match=r"checkpoint=first.*selected, best, last"):
-        evaluate(options(finished, compose, "evaluate", checkpoint="first"))
 
 
-def test_sampling_is_reproducible_and_writes_numbers(finished: Result, compose: Compose) -> None:
+@pytest.mark.parametrize(
+    "wrong, names",
+    [
+        ({"checkpoint": "first"}, r"checkpoint=first.*selected, best, last"),
+        ({"seed": -1}, "seed=-1"),
+        ({"binarize": "dynamical"}, "binarize=dynamical"),
+        ({"estimator": {"repetitions": 0}}, r"estimator\.repetitions=0"),
+        ({"estimator": {"num_samples": "abc"}}, r"estimator\.num_samples=abc"),
+    ],
+)
+def test_evaluating_refuses(finished: Result, compose: Compose, wrong: dict[str, Any], names: str) -> None:
+    before = sorted(finished.directory.rglob("*"))
+    with pytest.raises(SettingError, match=names):
+        evaluate(options(finished, compose, "evaluate", **wrong))
+    assert sorted(finished.directory.rglob("*")) == before
+
+
+def test_sampling_is_reproducible_and_leaves_the_pictures_of_the_run_alone(
+    finished: Result, compose: Compose
+) -> None:
     picture = finished.directory / "figures" / "samples.png"
     before = picture.read_bytes()
+    folder = finished.directory / "samples" / "selected_seed0"
     paths = sample(options(finished, compose, "sample", num_samples=5))
-    assert picture.read_bytes() == before
-    with np.load(finished.directory / "samples.npz") as file:
+    assert {path.parent for path in paths} == {folder}
+    assert (folder / "samples.png").read_bytes() == before
+    with np.load(folder / "samples.npz") as file:
         five = file["images"]
     assert five.shape == (5, 1, 8, 8)
     assert 0 <= five.min() < five.max() <= 1
-    sample(options(finished, compose, "sample", num_samples=9))
-    with np.load(finished.directory / "samples.npz") as file:
-        assert np.allclose(file["images"][:5], five, atol=1e-6)
-    sample(options(finished, compose, "sample", seed=3))
-    assert picture.read_bytes() != before
-    assert {path.suffix for path in paths} == {".png", ".npz"}
+    sample(options(finished, compose, "sample", num_samples=9, seed=3))
+    with np.load(finished.directory / "samples" / "selected_seed3" / "samples.npz") as file:
+        assert not np.allclose(file["images"][:5], five, atol=1e-3)
+    assert picture.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -277,3 +289,32 @@ def test_a_run_that_diverged_has_failed_and_says_what_helps(compose: Compose, tm
     (run,) = (tmp_path / "logs" / "far").iterdir()
     assert read_status(run / "status.json").status == "failed"
     assert not (run / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+def test_precision_passes_through(compose: Compose, precision: str) -> None:
+    small = (
+        "data=digits",
+        "data.train_size=100",
+        "trainer.max_epochs=1",
+        "trainer=cpu",
+        "trainer.enable_progress_bar=false",
+        "estimator.num_samples=5",
+    )
+    result = train(compose(*small, f"trainer.precision={precision}", "likelihood=gaussian"))
+    weights = load_file(result.directory / "model.safetensors")
+    expected = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
+    assert {value.dtype for value in weights.values()} == {expected}
+    assert read_manifest(RunDirectory.open(result.directory))["precision"] == precision
+
+
+def test_one_repetition_cannot_tell_the_error_of_its_draw(compose: Compose) -> None:
+    small = (
+        "data=digits",
+        "data.train_size=100",
+        "trainer.max_epochs=1",
+        "trainer=cpu",
+        "trainer.enable_progress_bar=false",
+    )
+    result = train(compose(*small, "estimator.repetitions=1"))
+    assert [card.se_mc for card in result.cards] == [None, None, None]

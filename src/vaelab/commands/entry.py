@@ -40,6 +40,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vaelab.commands.environment import load_env_file
 from vaelab.errors import RunFailed, SettingError, nearest
 
 if TYPE_CHECKING:
@@ -106,27 +107,6 @@ def config_directory(config_name: str) -> Path:
     package = Path(__file__).resolve().parents[1]
     repository = package.parents[1] / "configs"
     return repository if (repository / f"{config_name}.yaml").is_file() else package / "configs"
-
-
-def load_env_file() -> None:
-    """Set the variables of the nearest ``.env``; those that are set already win.
-
-    Looked for from the current directory up to the root of its repository or to the home directory; outside
-    both (``/tmp``, where other people write too) only in the current directory.
-    """
-    here = Path.cwd()
-    folders = [here, *here.parents]
-    ends = [i for i, folder in enumerate(folders) if folder == Path.home() or (folder / ".git").exists()]
-    for folder in folders[: ends[0] + 1 if ends else 1]:
-        path = folder / ".env"
-        if path.is_file():
-            from dotenv import load_dotenv
-
-            try:
-                load_dotenv(path, override=False)
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingError(".env", path, f"cannot be read ({error})") from error
-            return
 
 
 def local_configs_first(search_path: ConfigSearchPath) -> None:

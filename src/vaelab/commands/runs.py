@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vaelab.commands.environment import load_env_file
 from vaelab.errors import SettingError, nearest
 
 
@@ -23,6 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="the same content as JSON")
     arguments = parser.parse_args(argv)
+    try:
+        load_env_file()
+    except SettingError as error:
+        print(f"vae-runs: {error}", file=sys.stderr)
+        return 2
     directories = [Path(d) for d in arguments.directories or [os.environ.get("VAELAB_LOG_DIR") or "logs"]]
     try:
         for directory in directories:

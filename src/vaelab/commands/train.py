@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vaelab.commands import entry
 from vaelab.commands.entry import Typed
 from vaelab.data import sources
 from vaelab.experiments.check import check
+from vaelab.experiments.request import Request
 
 
 def main() -> int:
@@ -27,49 +29,46 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
     """One run. Returns the score of the selected checkpoint, None without validation."""
     config = _plain(cfg)
     check(config, is_sweep=typed.is_multirun)
-    config, requested, reason = _with_data_that_can_be_had(config, typed)
     parent = (
         Path(config["paths"]["log_dir"]) / "sweeps" / _sweep_name(config["name"])
         if typed.is_multirun
         else None
     )
-
-    from vaelab.experiments.train import Request, train
-
-    request = Request(
+    asked = Request(
         argv=tuple(sys.argv),
         overrides=typed.overrides,
         experiment=typed.experiment if isinstance(typed.experiment, str) else None,
-        requested_data=requested,
-        fallback_reason=reason,
         parent=parent,
         directory=_job_name(typed) if typed.is_multirun else None,
     )
+    data = config["data"]
+    try:
+        sources.require(data["name"], config["paths"]["data_dir"])
+        return _train(config, asked)
+    except sources.DataUnavailable:  # at once, or when the download failed: nothing has been written
+        if data["fallback"] is None:
+            raise
+    where = config["paths"]["data_dir"]
+    reason = f"{data['name']} is neither in {where} nor to be had from a server: data={data['fallback']} is used instead."
+    config = _fallback_config(data["fallback"], typed)
+    return _train(config, replace(asked, requested_data=data["name"], fallback_reason=reason))
+
+
+def _train(config: dict[str, Any], request: Request) -> float | None:
+    from vaelab.experiments.train import train  # seconds to import
+
     return train(config, request).score
 
 
-def _with_data_that_can_be_had(
-    config: dict[str, Any], typed: Typed
-) -> tuple[dict[str, Any], str | None, str | None]:
-    """The configuration, changed to ``data.fallback`` where the data set is out of reach; then also its name, and why."""
-    data, folder = config["data"], config["paths"]["data_dir"]
-    try:
-        sources.require(data["name"], folder)
-    except sources.DataUnavailable:
-        fallback = data["fallback"]
-        if fallback is None:
-            raise
-        sources.require(fallback, folder)
-        reason = f"{data['name']} is neither in {folder} nor on a server that answers: data={fallback} is used instead."
-        overrides = [o for o in typed.overrides if not o.startswith("data=")] + [f"data={fallback}"]
-        composed = GlobalHydra.instance().config_loader().load_configuration("train", overrides, RunMode.RUN)
-        with open_dict(composed):
-            del composed["hydra"]
-        changed = _plain(composed)
-        # The sizes of an experiment are those of its own data set.
-        changed["data"]["val_size"] = min(changed["data"]["val_size"], _val_size(fallback))
-        return changed, data["name"], reason
-    return config, None, None
+def _fallback_config(fallback: str, typed: Typed) -> dict[str, Any]:
+    """The configuration as typed, but for the data set; an experiment's sizes are those of its own data set."""
+    overrides = [o for o in typed.overrides if not o.startswith("data=")] + [f"data={fallback}"]
+    composed = GlobalHydra.instance().config_loader().load_configuration("train", overrides, RunMode.RUN)
+    with open_dict(composed):
+        del composed["hydra"]
+    config = _plain(composed)
+    config["data"]["val_size"] = min(config["data"]["val_size"], _val_size(fallback))
+    return config
 
 
 def _val_size(name: str) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive optimizer steps.
+class Chunk(NamedTuple):
+    """Consecutive optimizer steps. A tuple, because Lightning's precision plugins walk through batches and refuse frozen dataclasses.
 
     Attributes:
         first_step: number of the first of them.

@@ -89,7 +89,8 @@ class ImageDataModule(L.LightningDataModule):
             "pixel_range": pixel_range,
             "noise_seed": noise_seed,
         }
-        self.device: torch.device = torch.device("cpu")
+        self.device, self.dtype = torch.device("cpu"), torch.float32  #: of the batches
+        self._storage = torch.device("cpu")
         self._splits: dict[str, Split] = {}
         self._pixels: dict[str, Tensor] = {}
 
@@ -140,14 +141,15 @@ class ImageDataModule(L.LightningDataModule):
 
     # -- what the step calls -------------------------------------------------------------------------------------------
 
-    def move_to(self, device: torch.device) -> None:
-        """Hold the training images on ``device`` where they fit in half of its free memory; otherwise leave them where they are."""
-        if device == self.device or not _fits(self._splits["train"].x, device):
+    def move_to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Give batches on ``device``, of type ``dtype``; hold the images there too where they fit in half of its free memory."""
+        self.device, self.dtype = device, dtype
+        if device == self._storage or not _fits(self._splits["train"].x, device):
             return
         for name, split in self._splits.items():
             self._splits[name] = Split(split.x.to(device), split.y.to(device))
         self._pixels = {name: pixels.to(device) for name, pixels in self._pixels.items()}
-        self.device = device
+        self._storage = device
 
     def size(self, split: SplitName) -> int:
         return len(self._splits[split].x)
@@ -160,7 +162,8 @@ class ImageDataModule(L.LightningDataModule):
         """The training images at ``index [B]`` (over all ranks) as optimizer step ``step`` sees them; a rank takes its ``rows``."""
         split, shape = self._splits["train"], (len(index), *self.image_shape)
         mine = index if rows == slice(0, None, 1) else index[rows]
-        stored = split.x.index_select(0, mine)
+        here = mine.to(self._storage)
+        stored = split.x.index_select(0, here).to(self.device)
 
         def uniform(purpose: str) -> Tensor:
             return self.noise.step_pixels(purpose, step, shape, self.device)[rows]
@@ -172,14 +175,15 @@ class ImageDataModule(L.LightningDataModule):
                 stored, uniform("binarize") if self.protocol.samples_pixels else None
             )
         x = self.protocol.scale(levels, uniform("dequantize") if self.protocol.dequantize else None)
-        return Batch(x=x, y=split.y.index_select(0, mine), index=mine)
+        return Batch(x=x.to(self.dtype), y=split.y.index_select(0, here).to(self.device), index=mine)
 
     def evaluation_batch(self, split: SplitName, index: Tensor) -> Batch:
         """The images of a split at ``index [B]`` as every validation and test sees them: a function of the protocol alone."""
         if split not in self._pixels:
-            self._pixels[split] = self._evaluation_pixels(split).to(self.device)
-        here = index.to(self.device)
-        return Batch(x=self._pixels[split][here], y=self._splits[split].y[here], index=here)
+            self._pixels[split] = self._evaluation_pixels(split).to(self._storage)
+        here = index.to(self._storage)
+        x, y = self._pixels[split][here], self._splits[split].y[here]
+        return Batch(x=x.to(self.device, self.dtype), y=y.to(self.device), index=index.to(self.device))
 
     def noise_index(self, split: SplitName, index: Tensor) -> Tensor:
         """The index under which an image's noise is made: validation images keep theirs in the training set."""

@@ -1,7 +1,7 @@
 """Evidence: what is reported. Estimators of log p(x), each with its errors; everything in nats per image."""
 
 from vaelab.evidence.bound import BoundValues, bound
-from vaelab.evidence.estimates import Estimate, estimate
+from vaelab.evidence.estimates import Estimate, estimate, exact
 from vaelab.evidence.importance import ImportanceAccumulator, ImportanceEstimate, importance, low_ess_warning
 from vaelab.evidence.labels import GREY_BCE, NLL, RAW_DENSITY, label
 
@@ -15,6 +15,7 @@ __all__ = [
     "ImportanceEstimate",
     "bound",
     "estimate",
+    "exact",
     "importance",
     "label",
     "low_ess_warning",

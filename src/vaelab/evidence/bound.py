@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vaelab.evidence.estimates import exact
 from vaelab.models.terms import Terms, sum_layers
 
 
@@ -33,11 +34,11 @@ def bound(terms: Terms, closed_form: bool) -> BoundValues:
         terms: K samples of B images.
         closed_form: take the rate in closed form.
     """
-    log_px = terms.log_px.double()
+    log_px = exact(terms.log_px)
     if closed_form:
-        rate = terms.rate(closed_form=True).double().expand_as(log_px)
+        rate = exact(terms.rate(closed_form=True)).expand_as(log_px)
     else:
-        rate = sum_layers(terms.log_ratios).double()
+        rate = exact(sum_layers(terms.log_ratios))
     elbo, distortion = log_px - rate, -log_px
     several = len(log_px) > 1
     return BoundValues(

@@ -25,6 +25,11 @@ class Estimate:
     num_images: int
 
 
+def exact(values: Tensor) -> Tensor:
+    """``values`` in float64, on the CPU: not every device has it (MPS)."""
+    return values.detach().cpu().double()
+
+
 def estimate(values: Tensor, variance_mc: Tensor | None = None) -> Estimate:
     """The mean of ``values [N]`` in float64.
 
@@ -32,8 +37,8 @@ def estimate(values: Tensor, variance_mc: Tensor | None = None) -> Estimate:
         values: one number an image.
         variance_mc: variance of each by the estimator's own noise ``[N]``, the images taken as given.
     """
-    exact = values.double()
-    n = exact.numel()
-    se_images = (exact.std(correction=1) / math.sqrt(n)).item() if n > 1 else math.nan
-    se_mc = None if variance_mc is None else variance_mc.double().sum().sqrt().item() / n
-    return Estimate(value=exact.mean().item(), se_images=se_images, se_mc=se_mc, num_images=n)
+    images = exact(values)
+    n = images.numel()
+    se_images = (images.std(correction=1) / math.sqrt(n)).item() if n > 1 else math.nan
+    se_mc = None if variance_mc is None else exact(variance_mc).sum().sqrt().item() / n
+    return Estimate(value=images.mean().item(), se_images=se_images, se_mc=se_mc, num_images=n)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelab.batch import Batch
+from vaelab.evidence.estimates import exact
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class ImportanceAccumulator:
 
     def update(self, log_w: Tensor) -> None:
         """Add log-weights ``[k, B]``."""
-        exact = log_w.detach().to("cpu", torch.float64)
-        log_sum, log_sum_squares = exact.logsumexp(0), (2 * exact).logsumexp(0)
+        weights = exact(log_w)
+        log_sum, log_sum_squares = weights.logsumexp(0), (2 * weights).logsumexp(0)
         if self._log_sum is not None and self._log_sum_squares is not None:
             log_sum = torch.logaddexp(self._log_sum, log_sum)
             log_sum_squares = torch.logaddexp(self._log_sum_squares, log_sum_squares)
         self._log_sum, self._log_sum_squares = log_sum, log_sum_squares
-        self._count += len(exact)
+        self._count += len(weights)
 
     def compute(self) -> ImportanceEstimate:
         if self._log_sum is None or self._log_sum_squares is None:

@@ -35,6 +35,16 @@ def protocol_record(
     }
 
 
+def selected_by(config: Mapping[str, Any], best: bool) -> str:
+    """How the checkpoint was chosen: by the score of validation, or because it is the last."""
+    return f"{config['score']['name']} ({config['score']['mode']})" if best else "last"
+
+
+def fallback_warning(requested: str | None, actual: str) -> str:
+    """The sentence on every card of a run that took other data than asked for."""
+    return f"{actual} in place of {requested}"
+
+
 def likelihood_name(config: Mapping[str, Any]) -> str:
     """``vaelab.likelihoods.BernoulliLikelihood`` -> ``bernoulli``."""
     name = str(config["likelihood"]["_target_"]).rpartition(".")[2].removesuffix("Likelihood")
@@ -77,7 +87,7 @@ def cards(
     out = []
     for metric in ("elbo", "rate", "distortion"):
         exact = metric == "rate" and protocol["kl"] == "closed_form"
-        e = estimate(columns[metric], None if exact else columns[f"{metric}_variance"])
+        e = estimate(columns[metric], None if exact else columns.get(f"{metric}_variance"))
         bits = (
             {"bits_per_dim": bits_per_dim(-e.value, protocol, num_pixels)}
             if metric == "elbo" and is_nll
@@ -87,7 +97,7 @@ def cards(
     if is_nll and "log_px" in columns:
         e = estimate(-columns["log_px"], columns["log_px_variance"])
         ess = columns["ess"]
-        low = low_ess_warning(ess, LOW_ESS if num_samples > LOW_ESS else num_samples / 10)
+        low = low_ess_warning(ess, min(LOW_ESS, num_samples / 10))
         sentences = [s for s in (warning, low) if s]
         out.append(
             card(

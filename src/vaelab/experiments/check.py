@@ -14,6 +14,7 @@ REPLACED = {
     "gradient_clip_val": "use optimizer.clip_norm",
     "gradient_clip_algorithm": "use optimizer.clip_norm, which clips by norm",
     "accumulate_grad_batches": "use optimizer.accumulate",
+    "fast_dev_run": "use debug=fast",
     "overfit_batches": "use debug=overfit, or data.train_size",
     "reload_dataloaders_every_n_epochs": "the data stay in memory; leave it away",
     "use_distributed_sampler": "the data module shards by itself; leave it away",

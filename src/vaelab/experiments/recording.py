@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import traceback
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from vaelab.errors import RunFailed
 from vaelab.runs import RunDirectory, Status, complete_manifest, write_status
 
-CTRL_C = 130
+CTRL_C, TERMINATED = 130, 75
 
 #: set by rank 0 for ranks that are processes of their own, which would otherwise make a run directory each
 RUN_DIRECTORY = "VAELAB_RUN_DIRECTORY"
@@ -43,26 +43,24 @@ def recorded(run: RunDirectory) -> Iterator[Ending]:
         yield ending
     except BaseException as error:
         with _no_second_ctrl_c():
-            # Lightning turns Ctrl-C into SystemExit.
+            # Lightning turns Ctrl-C and SIGTERM into kinds of SystemExit.
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            status = CTRL_C if interrupted else 1
-            text = "Ctrl-C" if interrupted else _one_line(error)
-            if not interrupted:
-                with run.console_file.open("a", encoding="utf-8") as file:
-                    traceback.print_exception(error, file=file)
+            asked = type(error).__name__ == "SIGTERMException"
+            status = (TERMINATED if asked else CTRL_C) if interrupted else 1
+            text = ("SIGTERM" if asked else "Ctrl-C") if interrupted else _one_line(error)
             _end(run, ending, Status.INTERRUPTED if interrupted else Status.FAILED, status, text)
         if interrupted:
-            raise RunFailed(f"interrupted; {_what_is_left(run)}", CTRL_C) from error
+            raise RunFailed(f"interrupted by {text}; {_what_is_left(run)}", status) from error
         raise RunFailed(f"the run failed: {text}; the traceback is in {run.console_file}") from error
     _end(run, ending, Status.COMPLETED, 0, None)
 
 
 def _end(run: RunDirectory, ending: Ending, status: Status, exit_status: int, error: str | None) -> None:
-    for action in ending.actions:
-        action(exit_status)
+    write_status(run.status_file, status, exit_status=exit_status, error=error)
     if run.manifest_file.is_file():
         complete_manifest(run, status)
-    write_status(run.status_file, status, exit_status=exit_status, error=error)
+    for action in ending.actions:
+        action(exit_status)
 
 
 def _one_line(error: BaseException) -> str:
@@ -78,6 +76,9 @@ def _what_is_left(run: RunDirectory) -> str:
 
 @contextmanager
 def _no_second_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

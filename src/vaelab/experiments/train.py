@@ -20,8 +20,9 @@ from safetensors.torch import save
 from vaelab import figures
 from vaelab.build import build
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
-from vaelab.experiments.cards import cards, protocol_record
+from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
 from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
+from vaelab.experiments.request import Request
 from vaelab.experiments.screen import banner, heading, model_table, quiet_lightning
 from vaelab.runs import (
     Card,
@@ -55,27 +56,8 @@ from vaelab.training.pictures import Artist
 COPYING = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 
 
-@dataclass(frozen=True)
-class Request:
-    """How a run was asked for, for its record.
-
-    Attributes:
-        argv: the command line.
-        overrides: what was typed, without Hydra's own settings.
-        experiment: name of the experiment file, or None.
-        requested_data: the data set asked for, where another one is used instead.
-        fallback_reason: why, in a sentence.
-        parent: folder of the run directory, where it is not ``<log_dir>/<name>``.
-        directory: name of the run directory in it, where it is not made of the time.
-    """
-
-    argv: tuple[str, ...] = ()
-    overrides: tuple[str, ...] = ()
-    experiment: str | None = None
-    requested_data: str | None = None
-    fallback_reason: str | None = None
-    parent: Path | None = None
-    directory: str | None = None
+#: the test's values, image by image
+PER_IMAGE = "per_image.npz"
 
 
 @dataclass(frozen=True)
@@ -153,12 +135,12 @@ def _fit_and_test(parts: Parts, trainer: Trainer, run: RunDirectory) -> tuple[Ch
     trainer.fit(module, datamodule=parts.data)
     step = checkpoints.read_back()
     load_weights(module, checkpoints.selected)
-    return checkpoints, step, test(parts, trainer, run)
+    return checkpoints, step, test(parts, trainer, run.path / PER_IMAGE)
 
 
-def test(parts: Parts, trainer: Trainer, run: RunDirectory) -> float:
+def test(parts: Parts, trainer: Trainer, per_image: Path) -> float:
     """Measure the module's weights on the test set; rank 0 writes the per-image values. Returns the seconds it took."""
-    parts.module.results_file = run.path / "per_image.npz"
+    parts.module.results_file = per_image
     started = time.perf_counter()
     trainer.test(parts.module, datamodule=parts.data, verbose=False)
     return time.perf_counter() - started
@@ -270,28 +252,24 @@ def _note_tracker(run: RunDirectory, tracker: dict[str, Any]) -> None:
 def _cards(
     parts: Parts, run: RunDirectory, checkpoints: Checkpoints, seconds: float, request: Request
 ) -> list[Card]:
-    score = parts.config["score"]
-    selected_by = "last" if checkpoints.best_score is None else f"{score['name']} ({score['mode']})"
-    warning = (
-        None
-        if request.fallback_reason is None
-        else f"{parts.data.dataset} in place of {request.requested_data}"
-    )
-    numbers = make_cards(parts, run, checkpoints.selected, selected_by, seconds, warning)
+    how = selected_by(parts.config, checkpoints.best_score is not None)
+    replaced = request.fallback_reason is not None
+    warning = fallback_warning(request.requested_data, parts.data.dataset) if replaced else None
+    numbers = make_cards(parts, run.path / PER_IMAGE, checkpoints.selected, how, seconds, warning)
     write_cards(run.evaluation_file, numbers)
     return numbers
 
 
 def make_cards(
     parts: Parts,
-    run: RunDirectory,
+    per_image: Path,
     checkpoint: Path,
     selected_by: str,
     seconds: float,
     warning: str | None = None,
 ) -> list[Card]:
-    """The cards of the last test, from the per-image values in the run directory."""
-    with np.load(run.path / "per_image.npz", allow_pickle=False) as file:
+    """The cards of a test, from its per-image values."""
+    with np.load(per_image, allow_pickle=False) as file:
         values = {name: file[name] for name in file.files}
     lost = int((~np.isfinite(values["elbo"])).sum())
     if lost:
@@ -327,7 +305,11 @@ def _finish(
     metrics = {f"{card.split}/{card.metric}": card.value for card in numbers}
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=step)
-    draw_pictures(parts, run, checkpoints.best_step, trainer.loggers, step)
+    module.model.eval()
+    artist = Artist(module.model, parts.data, module.noise)
+    for path in draw_pictures(artist, run, run.figures, checkpoints.best_step):
+        with Image.open(path) as image:
+            log_picture(trainer.loggers, f"figures/{path.stem}", np.asarray(image.convert("RGB")), step)
     complete_manifest(
         run,
         Status.RUNNING,
@@ -341,16 +323,7 @@ def _finish(
     )
 
 
-def draw_pictures(
-    parts: Parts, run: RunDirectory, best_step: int | None, loggers: list[Any], step: int
-) -> list[Path]:
-    """Every picture of the run, as a file and in the loggers that show pictures. Returns the files."""
-    parts.module.model.eval()
-    artist = Artist(parts.module.model, parts.data, parts.module.noise)
-    paths = []
-    for name, figure in draw(artist, read_metrics(run.metrics_file), best_step).items():
-        path = figures.save(figure, run.figures / f"{name}.png")
-        with Image.open(path) as image:
-            log_picture(loggers, f"figures/{name}", np.asarray(image.convert("RGB")), step)
-        paths.append(path)
-    return paths
+def draw_pictures(artist: Artist, run: RunDirectory, folder: Path, best_step: int | None) -> list[Path]:
+    """Every picture of a run, into ``folder``. Returns the files."""
+    pictures = draw(artist, read_metrics(run.metrics_file), best_step)
+    return [figures.save(figure, folder / f"{name}.png") for name, figure in pictures.items()]

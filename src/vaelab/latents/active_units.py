@@ -5,13 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def activity(means: Tensor) -> Tensor:
+def activity(sums: Tensor, sums_of_squares: Tensor, num_images: float) -> Tensor:
     """A_u = Var_x(E_q(z|x)[z_u]) of each latent dimension ``[D]`` (Burda et al. 2016, section 5.2).
 
     Args:
-        means: E_q(z|x)[z] ``[N, D]`` of N images.
+        sums: of E_q(z|x)[z] over the images ``[D]``, float64.
+        sums_of_squares: of its squares ``[D]``, float64.
+        num_images: N.
     """
-    return means.double().var(0, correction=1)
+    return (sums_of_squares - sums.square() / num_images) / max(num_images - 1, 1)
 
 
 def active_units(activities: Tensor, threshold: float = 0.01) -> Tensor:

@@ -20,13 +20,11 @@ class ObjectiveValue:
         value: the bound that is maximised ``[B]``, nats: what is logged.
         surrogate: what is differentiated ``[B]``; the same as ``value`` unless the objective says otherwise.
         penalty: a scalar of the whole batch that is added to the loss, or None.
-        beta: weight of the KL term at this step.
     """
 
     value: Tensor
     surrogate: Tensor
     penalty: Tensor | None
-    beta: float
 
 
 class ELBO:
@@ -79,6 +77,9 @@ class ELBO:
             step: optimizer step, from 0.
             num_images: size of the training set; not used here.
         """
-        beta = self.beta * self.schedule(step)
-        elbo = -(terms.distortion + beta * terms.rate(self.closed_form))
-        return ObjectiveValue(value=elbo, surrogate=elbo, penalty=None, beta=beta)
+        elbo = -(terms.distortion + self.weight(step) * terms.rate(self.closed_form))
+        return ObjectiveValue(value=elbo, surrogate=elbo, penalty=None)
+
+    def weight(self, step: int) -> float:
+        """Weight of the KL term at a step."""
+        return self.beta * self.schedule(step)

@@ -78,7 +78,8 @@ def complete_manifest(run: RunDirectory, status: Status, **more: Any) -> dict[st
     """
     manifest = read_manifest(run)
     manifest.update(more)
-    manifest.update(finished=utc_now(), status=Status(status).value)
+    finished = None if status is Status.RUNNING else utc_now()
+    manifest.update(finished=finished, status=Status(status).value)
     write_json(run.manifest_file, manifest)
     return manifest
 

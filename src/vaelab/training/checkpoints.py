@@ -148,7 +148,11 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         # With several ranks the others may not come to save with this one.
-        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1 and trainer.global_step > 0:
+        if (
+            isinstance(exception, KeyboardInterrupt | SystemExit)
+            and trainer.world_size == 1
+            and trainer.global_step > 0
+        ):
             self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vaelab.data.chunks import Chunk, ChunkPlan
 from vaelab.data.datamodule import ImageDataModule, SplitName
-from vaelab.evidence import BoundValues, bound, importance
-from vaelab.latents import active_units
+from vaelab.evidence import BoundValues, bound, exact, importance
+from vaelab.latents import active_units, activity
 from vaelab.noise import Noise, Split, Stream
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
@@ -93,7 +93,7 @@ class VAEModule(L.LightningModule):
         return self.make_optimizer([p for p in self.model.parameters() if p.requires_grad])
 
     def on_fit_start(self) -> None:
-        self.data.move_to(self.device)
+        self.data.move_to(self.device, next(self.model.parameters()).dtype)
         self._step = OptimisationStep(
             model=self.model,
             objective=self.objective,
@@ -136,7 +136,9 @@ class VAEModule(L.LightningModule):
         self._images, self._steps, self._seconds = 0, 0, 0.0
 
     def _log_training(self, step: int) -> None:
+        started = time.perf_counter()
         totals = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
+        self._seconds += time.perf_counter() - started  # a GPU is waited for here
         sums = dict(zip(REPORT, totals, strict=True))
         images, steps, seconds, ranks = self._images, self._steps, self._seconds, self.trainer.world_size
         self._clear()
@@ -150,8 +152,12 @@ class VAEModule(L.LightningModule):
                 "train/rate": rate,
                 "train/distortion": distortion,
                 "optim/lr": float(self._optimizer_group("lr")),
-                "optim/beta": self.objective.beta * self.objective.schedule(step - 1),
-                "optim/grad_norm": sums["grad_norm"] / (ranks * steps),
+                "optim/beta": self.objective.weight(step - 1),
+                **(
+                    {}
+                    if self.step_settings.scaled
+                    else {"optim/grad_norm": sums["grad_norm"] / (ranks * steps)}
+                ),
                 "optim/skipped_steps": sums["skipped"] / ranks,
                 "time/images_per_second": images / seconds,
             },
@@ -172,7 +178,7 @@ class VAEModule(L.LightningModule):
     # -- validation ----------------------------------------------------------------------------------------------------
 
     def on_validation_start(self) -> None:
-        self.data.move_to(self.device)
+        self.data.move_to(self.device, next(self.model.parameters()).dtype)
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = torch.zeros(4, dtype=torch.float64)
@@ -180,19 +186,19 @@ class VAEModule(L.LightningModule):
 
     def validation_step(self, index: Tensor, batch_idx: int) -> None:
         batch = self.data.evaluation_batch("val", index)
-        terms = self.model(batch, self._fixed_noise("val", 1)[:, index].to(self.device))
+        terms = self.model(batch, self._fixed_noise("val", 1)[:, index].to(batch.x))
         values = bound(terms, terms.has_closed_form_kl)
         sums = torch.stack([values.elbo.sum(), values.rate.sum(), values.distortion.sum()]).cpu()
         self._val_sums += torch.cat([sums, torch.tensor([float(len(index))], dtype=torch.float64)])
-        self._means.append(terms.layers[0].posterior.mean.cpu())
+        self._means.append(exact(terms.layers[0].posterior.mean))
 
     def on_validation_epoch_end(self) -> None:
-        means = torch.cat(self._means).double()
+        means = torch.cat(self._means)
         moments = torch.cat([self._val_sums, means.sum(0), means.square().sum(0)]).to(self._sum_device)
         moments = self.trainer.strategy.reduce(moments, reduce_op="sum").cpu()
         elbo, rate, distortion, n = moments[:4].tolist()
         first, second = moments[4:].chunk(2)
-        activities = (second - first.square() / n) / max(n - 1, 1)
+        activities = activity(first, second, n)
         metrics = {
             "val/elbo": elbo / n,
             "val/rate": rate / n,
@@ -208,7 +214,7 @@ class VAEModule(L.LightningModule):
     # -- test ----------------------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        self.data.move_to(self.device)
+        self.data.move_to(self.device, next(self.model.parameters()).dtype)
         self._test_parts: list[dict[str, Tensor]] = []
 
     def test_step(self, index: Tensor, batch_idx: int) -> None:
@@ -221,13 +227,13 @@ class VAEModule(L.LightningModule):
             "elbo": values.elbo,
             "rate": values.rate,
             "distortion": values.distortion,
-            "elbo_variance": _or_zero(values.elbo_variance, values.elbo),
-            "rate_variance": _or_zero(values.rate_variance, values.elbo),
-            "distortion_variance": _or_zero(values.distortion_variance, values.elbo),
         }
+        for name in ("elbo_variance", "rate_variance", "distortion_variance"):  # one draw cannot tell
+            if (variance := getattr(values, name)) is not None:
+                columns[name] = variance
         if settings.num_samples > 0:
             eps = self._image_noise("test", index, settings.num_samples, repetition=1)
-            weighted = importance(self.model, batch, eps.to(self.device), settings.max_rows)
+            weighted = importance(self.model, batch, eps.to(batch.x), settings.max_rows)
             columns |= {"log_px": weighted.log_px, "log_px_variance": weighted.variance, "ess": weighted.ess}
         self._test_parts.append({name: column.detach().cpu().double() for name, column in columns.items()})
 
@@ -242,7 +248,7 @@ class VAEModule(L.LightningModule):
             np.savez_compressed(self.results_file, allow_pickle=False, **self.test_values)
 
     def _bound(self, batch: Any, eps: Tensor) -> BoundValues:
-        terms = self.model(batch, eps.to(self.device))
+        terms = self.model(batch, eps.to(batch.x))
         return bound(terms, terms.has_closed_form_kl)
 
     def _gather(self, rows: Tensor) -> Tensor:
@@ -295,7 +301,3 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
     gathered = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(gathered, tensor)
     return gathered
-
-
-def _or_zero(value: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if value is None else value

@@ -48,7 +48,8 @@ class Artist:
         self.model: Any = model
         self.data = data
         self.noise = noise
-        self.device = next(model.parameters()).device
+        weight = next(model.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
 
     @torch.no_grad()
     def samples(self, n: int = SAMPLES) -> np.ndarray:
@@ -57,13 +58,15 @@ class Artist:
             Stream.prior, Split.train, torch.arange(n), (self.model.prior.noise_dim,)
         )
         return np.concatenate(
-            [self._mean(self.model.sample(part.to(self.device))) for part in eps.split(4096)]
+            [self._mean(self.model.sample(part.to(self.device, self.dtype))) for part in eps.split(4096)]
         )
 
     @torch.no_grad()
     def reconstructions(self, n: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:
         """Test images and the means of p(x|z) at their posterior means, both ``[n, C, H, W]``."""
-        x = self.data.evaluation_batch("test", torch.arange(min(n, self.data.size("test")))).x.to(self.device)
+        x = self.data.evaluation_batch("test", torch.arange(min(n, self.data.size("test")))).x.to(
+            self.device, self.dtype
+        )
         return self._unit(x), self._mean(self.model.decode(self.model.infer(x).mean))
 
     @torch.no_grad()
@@ -71,12 +74,12 @@ class Artist:
         means, kls, ys = [], [], []
         for index in torch.arange(min(n, self.data.size("test"))).split(1000):
             batch = self.data.evaluation_batch("test", index)
-            q = self.model.infer(batch.x.to(self.device))
+            q = self.model.infer(batch.x.to(self.device, self.dtype))
             kl = closed_form_kl(q, self.model.prior(infer=self.model.infer))
-            means.append(q.mean.cpu())
+            means.append(q.mean.float().cpu())
             ys.append(batch.y.cpu())
             # Without a closed form the spread of the means says which dimensions are used.
-            kls.append((kl if kl is not None else q.mean.square() / 2).cpu())
+            kls.append((kl if kl is not None else q.mean.square() / 2).float().cpu())
         return Codes(torch.cat(means), torch.cat(ys), torch.cat(kls).mean(0))
 
     @torch.no_grad()
@@ -86,16 +89,18 @@ class Artist:
         z = codes.means[0].repeat(len(dims), len(values), 1)
         for row, dim in enumerate(dims):
             z[row, :, dim] = values
-        images = self._mean(self.model.decode(z.flatten(0, 1).to(self.device)))
+        images = self._mean(self.model.decode(z.flatten(0, 1).to(self.device, self.dtype)))
         shape = (len(dims), len(values), *images.shape[1:])
         return figures.traversal(images.reshape(shape), values.numpy(), dims, codes.kl[dims].tolist())
 
     @torch.no_grad()
     def interpolation(self) -> Figure:
         n = min(2 * INTERPOLATIONS, self.data.size("test") // 2 * 2)
-        x = self.data.evaluation_batch("test", torch.arange(n)).x.to(self.device)
+        x = self.data.evaluation_batch("test", torch.arange(n)).x.to(self.device, self.dtype)
         start, end = self.model.infer(x).mean.chunk(2)
-        weights = torch.linspace(0, 1, INTERPOLATION_STEPS, device=self.device)[None, :, None]
+        weights = torch.linspace(0, 1, INTERPOLATION_STEPS, device=self.device, dtype=self.dtype)[
+            None, :, None
+        ]
         z = torch.lerp(start[:, None], end[:, None], weights)
         images = self._mean(self.model.decode(z.flatten(0, 1))).reshape(
             n // 2, INTERPOLATION_STEPS, *x.shape[1:]
@@ -109,7 +114,7 @@ class Artist:
         quantiles = torch.linspace(0.025, 0.975, MANIFOLD_SIZE)
         z = torch.special.ndtri(quantiles)
         plane = torch.stack(torch.meshgrid(z, z, indexing="xy"), dim=-1)  # [row = z_2, column = z_1, 2]
-        images = self._mean(self.model.decode(plane.flatten(0, 1).to(self.device)))
+        images = self._mean(self.model.decode(plane.flatten(0, 1).to(self.device, self.dtype)))
         return figures.manifold(
             images.reshape(MANIFOLD_SIZE, MANIFOLD_SIZE, *images.shape[1:]), quantiles.numpy()
         )

@@ -98,7 +98,7 @@ class OptimisationStep:
         num_images = len(index)
         batch = self.train_batch(index, step, self.rows)
         shape = (self.objective.num_samples, num_images, self.model.noise_dim)
-        eps = self.noise.step_normal(Stream.posterior, step, shape, index.device)
+        eps = self.noise.step_normal(Stream.posterior, step, shape, index.device).to(batch.x.dtype)
         if self.world_size > 1:
             eps = eps[:, self.rows]
 
@@ -133,7 +133,7 @@ class OptimisationStep:
         )  # torch.nn.utils.get_total_norm takes 1.5 x as long
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
-        if self.settings.scaled or norm.device.type == "cuda" and optimizer.param_groups[0].get("fused"):
+        if self.settings.scaled or (norm.device.type == "cuda" and optimizer.param_groups[0].get("fused")):
             # Asking whether the norm is finite would wait for the device; a fused optimizer takes the answer as a tensor, and does nothing where it says so.
             # A scaler of the precision plugin looks for itself.
             finite = norm < torch.inf  # false for NaN too

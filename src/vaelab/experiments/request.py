@@ -1,0 +1,29 @@
+"""How a run was asked for. Imports no torch: it is made before that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a run was asked for, for its record.
+
+    Attributes:
+        argv: the command line.
+        overrides: what was typed, without Hydra's own settings.
+        experiment: name of the experiment file, or None.
+        requested_data: the data set asked for, where another one is used instead.
+        fallback_reason: why, in a sentence.
+        parent: folder of the run directory, where it is not ``<log_dir>/<name>``.
+        directory: name of the run directory in it, where it is not made of the time.
+    """
+
+    argv: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    experiment: str | None = None
+    requested_data: str | None = None
+    fallback_reason: str | None = None
+    parent: Path | None = None
+    directory: str | None = None
