@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- (?P<how>[^>]+) -->\n```bash\n(?P<lines>.*?)```", re.DOTALL)
-HOW = ("run", "run with debug=fast", "run in a run directory", "refused")
+HOW = ("run", "run with debug=fast", "run in a run directory", "refused", "run by .ci/run", "run in a copy")
 
 
 def commands(how: str) -> list[str]:
@@ -24,9 +24,16 @@ def commands(how: str) -> list[str]:
     return [line.partition("  #")[0].strip() for line in lines if line.strip()]
 
 
+def test_the_checks_run_the_test_commands() -> None:
+    checks = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    assert commands("run by .ci/run") == ["make test", 'make test ARGS="-m slow"']
+    assert "make test" in checks
+    assert "-m slow" in checks
+
+
 def call(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     scripts = Path(sys.executable).parent
-    words = shlex.split(command)
+    words = ["bash", "-c", command]
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         words, cwd=folder, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True, timeout=1500, check=False
@@ -73,3 +80,18 @@ def test_readme_commands_in_real_processes_make_train_then_look_at_the_run(
     for command in [*others, *(c.replace("DIR", str(run), 1) for c in commands("run in a run directory"))]:
         done = call(command, tmp_path, DATA_DIR=str(mnist_dir))
         assert done.returncode == 0, command + done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_readme_commands_in_real_processes_the_two_lines_of_uv(tmp_path: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    for name in listed.splitlines():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    for command in commands("run in a copy"):
+        done = call(command, tmp_path, VIRTUAL_ENV="")
+        assert done.returncode == 0, command + done.stdout + done.stderr
+    done = call(".venv/bin/vae-train --help", tmp_path)
+    assert "mlp" in done.stdout

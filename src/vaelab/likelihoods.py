@@ -56,7 +56,7 @@ class BernoulliLikelihood(nn.Module):
 
 
 class _BernoulliImage(Independent):
-    """Independent Bernoulli pixels; the sum over pixels comes before the sign, which saves two passes over them (6 % of a step on a CPU)."""
+    """Independent Bernoulli pixels; the sum over pixels comes before the sign, which saves two passes over them."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits, x = torch.broadcast_tensors(self.base_dist.logits, value)

@@ -310,3 +310,16 @@ def test_a_run_that_is_none(refused: Refused, tmp_path: Path, command: str) -> N
     rule = "is not a run directory (one has manifest.json)"
     assert refused(command, f"run={tmp_path}/empty") == f"run={tmp_path}/empty: {rule}"
     assert refused(command, "run=null") == "run=null: must be a run directory (one has manifest.json)"
+
+
+def test_ranks_started_from_outside_are_refused(
+    compose: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would make a run of its own."""
+    config = compose("data=digits")
+    check(config)
+    with pytest.raises(SettingError, match=r"trainer\.num_nodes=2"):
+        check({**config, "trainer": {**config["trainer"], "num_nodes": 2}})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingError, match="WORLD_SIZE=2: start one process"):
+        check(config)

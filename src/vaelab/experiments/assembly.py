@@ -15,7 +15,7 @@ from vaelab.data.datamodule import ImageDataModule
 from vaelab.errors import SettingError
 from vaelab.evidence import NLL, label
 from vaelab.noise import Noise
-from vaelab.training import AtomicCheckpointIO, StepSettings, TestSettings, Trainer, VAEModule
+from vaelab.training import AtomicCheckpointIO, EvaluationSettings, StepSettings, Trainer, VAEModule
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ def assemble(config: dict[str, Any]) -> Parts:
         lambda parameters: build(_settled(optimizer, parameters), "optimizer", params=parameters),
         noise,
         step_settings=step_settings,
-        test_settings=TestSettings(
+        test_settings=EvaluationSettings(
             num_samples=estimator["num_samples"] if name == NLL else 0,
             repetitions=estimator["repetitions"],
             max_rows=estimator["max_rows"],

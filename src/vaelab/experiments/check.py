@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vaelab.data.sources import SOURCES
 from vaelab.errors import SettingError, choice, nearest
+from vaelab.experiments.recording import RUN_DIRECTORY
 from vaelab.runs import check_writable
 
 #: settings of Lightning's Trainer that cannot work here, and what takes their place
@@ -140,6 +142,14 @@ def _check_logger(logger: Mapping[str, Any]) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any], is_sweep: bool) -> None:
+    if trainer.get("num_nodes") not in (None, 1):
+        raise SettingError("trainer.num_nodes", trainer["num_nodes"], "must be 1: a run lives on one machine")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and RUN_DIRECTORY not in os.environ:
+        raise SettingError(
+            "WORLD_SIZE",
+            os.environ["WORLD_SIZE"],
+            "start one process; trainer=ddp starts the others by itself",
+        )
     for key, instead in REPLACED.items():
         if key in trainer:
             raise SettingError(

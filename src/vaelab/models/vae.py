@@ -33,9 +33,6 @@ class VAE(nn.Module):
     decoder: Any
     likelihood: Any
 
-    #: the configuration groups it is made of
-    takes = ("encoder", "decoder", "posterior", "prior", "likelihood")
-
     def __init__(
         self,
         encoder: nn.Module,

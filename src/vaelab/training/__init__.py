@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, Trainer
 
 from vaelab.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from vaelab.training.loggers import MetricsFile, close_wandb, open_wandb
-from vaelab.training.module import TestSettings, VAEModule
+from vaelab.training.module import EvaluationSettings, VAEModule
 from vaelab.training.pictures import TrackerPictures, draw
 from vaelab.training.progress import RunProgress
 from vaelab.training.step import OptimisationStep, StepSettings
@@ -15,11 +15,11 @@ __all__ = [
     "Callback",
     "Checkpoints",
     "EarlyStoppingAfterWarmup",
+    "EvaluationSettings",
     "MetricsFile",
     "OptimisationStep",
     "RunProgress",
     "StepSettings",
-    "TestSettings",
     "TrackerPictures",
     "Trainer",
     "VAEModule",

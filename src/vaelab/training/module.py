@@ -22,7 +22,7 @@ from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
 
 @dataclass(frozen=True)
-class TestSettings:
+class EvaluationSettings:
     """How the test set is measured.
 
     Attributes:
@@ -30,8 +30,6 @@ class TestSettings:
         repetitions: samples an image over which the bound is averaged.
         max_rows: most samples that the decoder sees at once.
     """
-
-    __test__ = False  # not a test, whatever pytest thinks of the name
 
     num_samples: int = 100
     repetitions: int = 8
@@ -64,7 +62,7 @@ class VAEModule(L.LightningModule):
         noise: Noise,
         *,
         step_settings: StepSettings = StepSettings(),
-        test_settings: TestSettings = TestSettings(),
+        test_settings: EvaluationSettings = EvaluationSettings(),
         config: dict[str, Any] | None = None,
         log_every_n_steps: int = 50,
         val_check_interval: int | None = None,
@@ -81,9 +79,8 @@ class VAEModule(L.LightningModule):
         self.log_every_n_steps = log_every_n_steps
         self.val_check_interval = val_check_interval
         self.latest: dict[str, float] = {}  #: last value of every metric, for progress bars
-        self.results_file: Path | None = (
-            None  #: where rank 0 writes the per-image values of a test, an ``.npz``
-        )
+        #: where rank 0 writes the per-image values of a test, an ``.npz``
+        self.results_file: Path | None = None
         self.test_values: dict[str, np.ndarray] = {}
         self._eps: dict[tuple[str, int], Tensor] = {}
 

@@ -128,9 +128,7 @@ class OptimisationStep:
         """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite, and 1 if so."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
-        norm = torch.linalg.vector_norm(
-            torch.stack(norms)
-        )  # torch.nn.utils.get_total_norm takes 1.5 x as long
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
         if self.settings.scaled or (norm.device.type == "cuda" and optimizer.param_groups[0].get("fused")):
