@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -11,7 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-__all__ = ["NormalPosterior", "NormalSample", "PosteriorSample"]
+__all__ = ["LogVarianceNormal", "NormalPosterior", "NormalSample", "PosteriorSample"]
+
+
+class LogVarianceNormal(Normal):
+    """N(mu, sigma^2) that keeps log sigma^2, so that a density needs no logarithm of an exponential.
+
+    Args:
+        loc: mu, any shape.
+        log_variance: log sigma^2, of the same shape.
+    """
+
+    def __init__(self, loc: Tensor, log_variance: Tensor) -> None:
+        self.loc = loc
+        self.log_variance = log_variance
+        self.scale = torch.exp(0.5 * log_variance)
+        Distribution.__init__(self, loc.shape, validate_args=False)  # shapes agree: nothing to broadcast
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> LogVarianceNormal:
+        shape = torch.Size(batch_shape)
+        return LogVarianceNormal(self.loc.expand(shape), self.log_variance.expand(shape))
 
 
 class PosteriorSample(Protocol):
@@ -48,8 +68,8 @@ class NormalSample:
     @cached_property
     def log_q(self) -> Tensor:
         # At z = mu + sigma * eps the density needs no division by sigma.
-        terms = 0.5 * self.eps.square() + self.distribution.base_dist.stddev.log()
-        return -terms.sum(-1) - 0.5 * math.log(2 * math.pi) * self.eps.shape[-1]
+        terms = self.eps.square() + self.distribution.base_dist.log_variance
+        return -0.5 * (terms.sum(-1) + math.log(2 * math.pi) * self.eps.shape[-1])
 
 
 class NormalPosterior(nn.Module):
@@ -70,8 +90,8 @@ class NormalPosterior(nn.Module):
 
     def distribution(self, features: Tensor) -> Independent:
         """q(z|x) from features ``[B, F]``."""
-        scale = torch.exp(0.5 * self.log_variance(features))
-        return Independent(Normal(self.mean(features), scale, validate_args=False), 1, validate_args=False)
+        normal = LogVarianceNormal(self.mean(features), self.log_variance(features))
+        return Independent(normal, 1, validate_args=False)
 
     def forward(self, features: Tensor, eps: Tensor) -> NormalSample:
         """Samples from features ``[B, F]`` and standard normal noise ``eps [K, B, D]``."""

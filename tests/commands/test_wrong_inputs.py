@@ -72,7 +72,7 @@ WRONG: dict[str, str | tuple[str, str]] = {
     "likelihood.variance=pixel": "unknown setting with likelihood=bernoulli; it belongs to likelihood=gaussian",
     "encoder._target_=os.system": "is not among the things a configuration may build (public names of vaelab, or an entry point of vaelab.components)",
     "~latent_dim": ("latent_dim=???", "has to be given"),
-    "data=base": ("data.name=???", "has to be given, as in vae-train data.name=VALUE"),
+    "data=cifar": "no such entry in group 'data'; allowed: binarized_mnist, digits, fashion_mnist, mnist",
     # the run
     "latent_dim=-1": POSITIVE,
     "latent_dim=two": POSITIVE,
@@ -91,6 +91,7 @@ WRONG: dict[str, str | tuple[str, str]] = {
     # networks, objective, optimizer
     "decoder.hidden=[]": "must be a list of one or more positive integers, e.g. [512, 256]",
     "objective.beta=-1": "must be a number >= 0",
+    "objective.beta=true": ("objective.beta=True", "must be a number >= 0"),
     "objective.kl=analytic": "must be one of auto, closed_form, monte_carlo",
     "optimizer.lr=nan": "must be a number > 0",
     "optimizer.betas=[2,0]": ("optimizer.betas=[2, 0]", "must be two numbers >= 0 and below 1"),

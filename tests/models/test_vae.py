@@ -16,7 +16,7 @@ from vaelab.likelihoods import GaussianLikelihood
 from vaelab.models import VAE, Terms, closed_form_kl
 from vaelab.noise import Noise, Split, Stream
 from vaelab.objectives import ELBO
-from vaelab.posteriors import NormalPosterior
+from vaelab.posteriors import LogVarianceNormal, NormalPosterior
 from vaelab.priors import StandardNormalPrior
 
 D, PIXELS = 2, 3
@@ -139,12 +139,14 @@ def test_the_gradient_is_that_of_finite_differences(kl: str) -> None:
 
 
 def test_closed_form_kl_is_the_mean_of_log_q_minus_log_p() -> None:
-    q = Independent(Normal(torch.tensor([[0.5, -1.0]]).double(), torch.tensor([[0.3, 1.8]]).double()), 1)
+    sigma = torch.tensor([[0.3, 1.8]]).double()
+    q = Independent(LogVarianceNormal(torch.tensor([[0.5, -1.0]]).double(), 2 * sigma.log()), 1)
     p = StandardNormalPrior(2).double()()
     kl = closed_form_kl(q, p)
     assert kl is not None
     mu, var = q.base_dist.mean, q.base_dist.variance
     torch.testing.assert_close(kl, -0.5 * (1 + var.log() - mu.square() - var))
+    torch.testing.assert_close(kl, closed_form_kl(Independent(Normal(mu, sigma), 1), p))
     z = q.base_dist.mean + q.base_dist.stddev * torch.randn(
         1_000_000, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )

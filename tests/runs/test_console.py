@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from vaelab.errors import RunFailed
 from vaelab.runs.console import ConsoleLog
 
 
@@ -103,6 +104,12 @@ def test_the_traceback_goes_into_the_file_and_not_on_the_screen(path, monkeypatc
     assert path.read_text().endswith("ZeroDivisionError: division by zero\n")
     assert streams[1].getvalue() == ""
     assert (sys.stdout, sys.stderr) == streams
+
+
+def test_an_interruption_leaves_one_line_and_no_traceback(path):
+    with pytest.raises(RunFailed), ConsoleLog(path):
+        raise RunFailed("interrupted by Ctrl-C", 130) from KeyboardInterrupt()
+    assert path.read_text() == "interrupted by Ctrl-C\n"
 
 
 def test_a_full_disk_stops_nothing(path, monkeypatch):

@@ -61,19 +61,21 @@ def _train(config: dict[str, Any], request: Request) -> float | None:
 
 
 def _fallback_config(fallback: str, typed: Typed) -> dict[str, Any]:
-    """The configuration as typed, but for the data set; an experiment's sizes are those of its own data set."""
-    overrides = [o for o in typed.overrides if not o.startswith("data=")] + [f"data={fallback}"]
-    composed = GlobalHydra.instance().config_loader().load_configuration("train", overrides, RunMode.RUN)
-    with open_dict(composed):
-        del composed["hydra"]
-    config = _plain(composed)
-    config["data"]["val_size"] = min(config["data"]["val_size"], _val_size(fallback))
+    """The configuration as typed, but for the data set; an experiment's sizes are those of its own data set, unless they were typed."""
+    kept = [override for override in typed.overrides if not override.startswith("data=")]
+    config = _composed([*kept, f"data={fallback}"])
+    own, data = _composed([f"data={fallback}"])["data"], config["data"]
+    data["val_size"] = min(data["val_size"], own["val_size"])
+    if not any(override.startswith("data.batch_size=") for override in kept):
+        data["batch_size"] = own["batch_size"]
     return config
 
 
-def _val_size(name: str) -> int:
-    loaded = GlobalHydra.instance().config_loader().load_configuration("train", [f"data={name}"], RunMode.RUN)
-    return loaded.data.val_size
+def _composed(overrides: list[str]) -> dict[str, Any]:
+    composed = GlobalHydra.instance().config_loader().load_configuration("train", overrides, RunMode.RUN)
+    with open_dict(composed):
+        del composed["hydra"]
+    return _plain(composed)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

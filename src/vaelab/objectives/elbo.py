@@ -54,7 +54,7 @@ class ELBO:
         schedule: Callable[[int], float] | None = None,
         has_closed_form_kl: bool = True,
     ) -> None:
-        if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
+        if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
             raise SettingError("objective.beta", beta, "must be a number >= 0")
         if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
             raise SettingError("objective.num_samples", num_samples, "must be a positive integer")

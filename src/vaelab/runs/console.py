@@ -69,7 +69,9 @@ class ConsoleLog:
         for handler in _stream_handlers():  # also those made meanwhile
             if handler.stream in self._tees:
                 handler.setStream(self._before[self._tees.index(handler.stream)])
-        if error is not None and not isinstance(error, SystemExit):
+        if error is not None and isinstance(error.__cause__, KeyboardInterrupt | SystemExit):
+            self._log.write(f"{error}\n")  # stopped from outside: where it stood does not matter
+        elif error is not None and not isinstance(error, SystemExit):
             self._log.write("".join(traceback.format_exception(kind, error, trace)))
         self._log.close()
 

@@ -89,7 +89,7 @@ class OptimisationStep:
         """Carry out step ``step`` on the images at ``index [B]`` (over all ranks).
 
         Args:
-            optimizer: with ``zero_grad`` and ``step``.
+            optimizer: with ``step``.
             backward: takes the loss of a part of the batch; called ``accumulate`` times.
 
         Returns:
@@ -110,11 +110,11 @@ class OptimisationStep:
             terms = self.model(part, part_eps)
             value = self.objective(terms, step, self.num_images)
             # DDP averages over ranks, hence the factor: the gradient is that of the mean over the images of all ranks.
-            loss = -value.surrogate.sum() * (self.world_size / num_images)
+            loss = value.surrogate.sum() * (-self.world_size / num_images)
             if value.penalty is not None:
                 loss = loss + value.penalty / number
             if not sums:  # not earlier: the backward pass takes over the memory of the old gradients, warm
-                optimizer.zero_grad(set_to_none=True)
+                self._forget_gradients()
             backward(loss)
             with torch.no_grad():
                 reported = value.value if value.penalty is None else value.value - value.penalty
@@ -123,6 +123,10 @@ class OptimisationStep:
                 )
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
         return torch.cat([total, self._update(optimizer)])
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def _update(self, optimizer: Any) -> Tensor:
         """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite, and 1 if so."""
@@ -142,7 +146,7 @@ class OptimisationStep:
         if norm.item() < torch.inf:
             optimizer.step()
             return torch.stack([norm, torch.zeros_like(norm)])
-        optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
+        self._forget_gradients()  # an optimizer passes over parameters without a gradient
         optimizer.step()
         return norm.new_tensor([0.0, 1.0])
 
