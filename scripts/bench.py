@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vaelab.commands.environment import let_threads_sleep
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -34,6 +36,8 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ["TTY_COMPATIBLE"] = "1"  # the progress bar is drawn, terminal or not
+
+    let_threads_sleep()
 
     import torch
 

@@ -74,7 +74,7 @@ def test_an_inputs_row_lies_above_its_outputs():
 
 def test_the_manifolds_second_axis_grows_upwards():
     images = np.zeros((2, 2, 1, 8, 8))
-    images[1, 0] = 0.6  # z_2 high, z_1 low: upper left
+    images[1, 0] = 0.6  # z_1 high, z_0 low: upper left
     image = pixels(figures.manifold(images, [0.1, 0.9]))
     rows, columns = np.nonzero((image == 0).all(axis=-1))
     inside = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1, 0]

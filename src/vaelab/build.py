@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from vaelab.errors import SettingError, nearest
+from vaelab.errors import SettingError, integer, nearest
 from vaelab.noise import Noise
 
 #: rooms whose public names (``__all__``) a configuration may build
@@ -121,8 +121,7 @@ def build_model(config: Mapping[str, Any], shape: DataShape) -> nn.Module:
         shape: of the data.
     """
     latent_dim = config["latent_dim"]
-    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
-        raise SettingError("latent_dim", latent_dim, "must be a positive integer")
+    integer("latent_dim", latent_dim, 1)
     with Noise(config["seed"]).initialisation():
         likelihood = build_likelihood(config, shape)
         channels, *size = shape.image_shape

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -65,6 +66,28 @@ def choice(setting: str, received: T, allowed: Iterable[T]) -> T:
     raise SettingError(
         setting, received, f"must be one of {', '.join(names)}", nearest=nearest(str(received), names)
     )
+
+
+def integer(setting: str, received: object, least: int, otherwise: str = "") -> int:
+    """``received`` if it is an integer of at least ``least``; otherwise a :class:`SettingError` whose rule ends with ``otherwise``."""
+    if isinstance(received, bool) or not isinstance(received, int) or received < least:
+        rule = "must be a positive integer" if least == 1 else f"must be an integer >= {least}"
+        raise SettingError(setting, received, rule + otherwise)
+    return received
+
+
+def number(setting: str, received: object, rule: str, allowed: Callable[[float], bool]) -> float:
+    """``received`` if it is a finite number that is ``allowed``; otherwise a :class:`SettingError` with ``rule``.
+
+    >>> number("objective.beta", 4, "must be a number >= 0", lambda beta: beta >= 0)
+    4
+    """
+    is_number = (
+        isinstance(received, int | float) and not isinstance(received, bool) and math.isfinite(received)
+    )
+    if not is_number or not allowed(received):
+        raise SettingError(setting, received, rule)
+    return received
 
 
 class RunFailed(RuntimeError):

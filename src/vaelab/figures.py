@@ -125,8 +125,8 @@ def traversal(images: ArrayLike, values: ArrayLike, dims: Sequence[int], kl: Seq
 def manifold(images: ArrayLike, quantiles: ArrayLike) -> Figure:
     """The plane of a two-dimensional code, ``images [n, n, C, H, W]``.
 
-    ``images[i, j]`` decodes z_1 = the prior's quantile ``quantiles[j]`` and z_2 = its quantile
-    ``quantiles[i]``; z_2 grows upwards, so ``images[0]`` is the lowest row.
+    ``images[i, j]`` decodes z_0 = the prior's quantile ``quantiles[j]`` and z_1 = its quantile
+    ``quantiles[i]``; z_1 grows upwards, so ``images[0]`` is the lowest row.
     """
     shown, quantiles = _images(images, 5), np.asarray(quantiles, dtype=float)
     if shown.shape[:2] != (len(quantiles), len(quantiles)):
@@ -137,7 +137,7 @@ def manifold(images: ArrayLike, quantiles: ArrayLike) -> Figure:
         gap=0,
         row_labels=labels[::-1],
         foot_labels=labels,
-        title="decoded plane, by quantiles of the prior ($z_1$ across, $z_2$ up)",
+        title="decoded plane, by quantiles of the prior ($z_0$ across, $z_1$ up)",
     ).figure
 
 
@@ -170,7 +170,7 @@ def latents(
     z2: ArrayLike,
     y: ArrayLike,
     explained: tuple[float, float] | None = None,
-    names: tuple[str, str] = ("$z_1$", "$z_2$"),
+    names: tuple[str, str] = ("$z_0$", "$z_1$"),
 ) -> Figure:
     """Codes ``z2 [N, 2]`` coloured by class ``y [N]``; y = -1 (unlabelled) is grey. Each class's digit stands
     at its median.

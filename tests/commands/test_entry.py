@@ -292,6 +292,17 @@ def test_env_file_up_to_the_repository_and_what_is_set_wins(
     assert (os.environ["VAELAB_A"], os.environ["VAELAB_B"]) == ("inside", "set")
 
 
+def test_idle_threads_sleep_unless_the_person_says_otherwise(
+    vae: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    vae("latent_dim=3")
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    monkeypatch.setattr(os, "environ", {**os.environ, "GOMP_SPINCOUNT": "7"})
+    vae("latent_dim=3")
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
 def test_help_and_cfg(vae: Command) -> None:
     assert vae("--help") == (
         0,

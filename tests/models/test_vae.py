@@ -12,6 +12,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from vaelab.batch import Batch
 from vaelab.evidence import bound, importance
+from vaelab.evidence.importance import ImportanceAccumulator
 from vaelab.likelihoods import GaussianLikelihood
 from vaelab.models import VAE, Terms, closed_form_kl
 from vaelab.noise import Noise, Split, Stream
@@ -106,6 +107,15 @@ def test_importance_weighting_closes_the_gap() -> None:
     error = (estimate.log_px - oracle.log_px).abs()
     assert (error < 4.5 * estimate.variance.sqrt() + 1e-12).all()
     assert (error < 0.1 * (oracle.log_px - one)).all()
+
+
+def test_the_error_of_the_estimate_is_that_of_the_mean_weight() -> None:
+    accumulator = ImportanceAccumulator()
+    accumulator.update(torch.tensor([[1.0], [3.0]], dtype=torch.float64).log())
+    estimate = accumulator.compute()
+    # mean 2, variance 1: the mean of two has relative variance 1 / 2**2 / 2
+    torch.testing.assert_close(estimate.variance, torch.tensor([0.125], dtype=torch.float64))
+    torch.testing.assert_close(estimate.ess, torch.tensor([1.6], dtype=torch.float64))
 
 
 def test_importance_does_not_depend_on_the_parts_it_comes_in() -> None:

@@ -57,7 +57,25 @@ def test_other_protocols_are_never_ranked_together(tmp_path, capsys, change):
     a_run(tmp_path, "b", val=-90.0, **change)
     assert [len(group.rows) for group in rankings(tmp_path)] == [1, 1]
     assert main([str(tmp_path)]) == 0
-    assert "2 groups, not ranked against each other" in " ".join(capsys.readouterr().out.split())
+    assert f"they differ in {next(iter(change))}." in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("columns", [60, 79, 80, 200])
+def test_no_character_of_the_protocol_is_lost_on_a_narrow_screen(tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    protocol = {f"setting_{i}": 256 * i for i in range(20)}
+    a_run(tmp_path, "a", val=-106.0, **protocol)
+    assert main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out.split()
+    assert {f"{key}={value}" for key, value in protocol.items()} <= set(shown)
+
+
+def test_a_run_without_its_configuration_does_not_blur_what_sets_the_others_apart(tmp_path):
+    for name in ("a", "b", "c"):
+        a_run(tmp_path, name, val=-106.0)
+    (tmp_path / "reference" / "b" / "config.yaml").unlink()
+    (group,) = rankings(tmp_path)
+    assert differences(group.rows) == ["", "", ""]
 
 
 def test_what_differs_is_what_was_typed_and_not_shared(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vaelab.experiments.train import Result, train
 from vaelab.runs.metrics import read
@@ -122,6 +123,16 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(compose: Compose) ->
     assert read_checkpoint(result.directory / "checkpoints" / "best.ckpt")["global_step"] == best
     assert result.score == pytest.approx(rows[best], rel=1e-6)
     assert {card.protocol["selected_by"] for card in result.cards} == {"val/elbo (max)"}
+    tested = load_file(result.directory / "model.safetensors")
+    for name, weight in read_checkpoint(result.directory / "checkpoints" / "best.ckpt")["state_dict"].items():
+        assert torch.equal(tested[name.removeprefix("model.")], weight)
+
+
+def test_every_validation_has_the_same_noise(compose: Compose) -> None:
+    result, _ = run(compose, "trainer.max_epochs=3", "optimizer.lr=1e-30")  # too small to change a weight
+    rows = [row["val/elbo"] for row in read(result.directory / "metrics.csv") if "val/elbo" in row]
+    assert len(rows) == 3
+    assert len(set(rows)) == 1
 
 
 def test_without_validation_the_last_weights_are_taken(compose: Compose) -> None:

@@ -40,7 +40,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vaelab.commands.environment import load_env_file
+from vaelab.commands.environment import let_threads_sleep, load_env_file
 from vaelab.errors import RunFailed, SettingError, nearest
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ class _App:
     def run(self, argv: list[str]) -> int:
         try:
             load_env_file()
+            let_threads_sleep()
             self.want_traceback = os.environ.get(FULL_ERROR) == "1"
             args, parser = self._parse(argv)
             self._compose_and_run(args, parser)

@@ -1,7 +1,8 @@
-"""The ``.env`` file: what a person keeps out of the command line."""
+"""What surrounds a command: the ``.env`` file, and how threads wait."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vaelab.errors import SettingError
@@ -26,3 +27,13 @@ def load_env_file() -> None:
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingError(".env", path, f"cannot be read ({error})") from error
             return
+
+
+def let_threads_sleep() -> None:
+    """Have idle OpenMP threads sleep soon instead of spinning; before torch is imported.
+
+    Where two trainings share the cores, threads that spin keep the other's from running: with the default a step took 150 ms instead of 20 (two cores, two
+    trainings of the reference). Alone, no difference was measured.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaelab.commands import entry
 from vaelab.commands.entry import Typed
-from vaelab.errors import SettingError
+from vaelab.errors import integer
 from vaelab.runs import RunDirectory
 
 
@@ -19,9 +19,7 @@ def main() -> int:
 def task(cfg: DictConfig, typed: Typed) -> None:
     options: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     RunDirectory.open(options["run"])  # refused before torch is imported
-    n = options["num_samples"]
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise SettingError("num_samples", n, "must be a positive integer")
+    integer("num_samples", options["num_samples"], 1)
 
     from vaelab.experiments.evaluate import sample
 

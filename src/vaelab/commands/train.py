@@ -43,7 +43,11 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
     )
     data = config["data"]
     try:
-        sources.require(data["name"], config["paths"]["data_dir"])
+        available = sources.require(data["name"], config["paths"]["data_dir"])
+        if available.found == "cache" and not available.data_dir.exists():
+            print(
+                f"paths.data_dir={config['paths']['data_dir']} does not exist: the copy of {data['name']} in the cache is used"
+            )
         return _train(config, asked)
     except sources.DataUnavailable:  # at once, or when the download failed: nothing has been written
         if data["fallback"] is None:

@@ -16,7 +16,7 @@ from vaelab.data import datasets
 from vaelab.data.chunks import ChunkLoader, ChunkPlan, IndexLoader
 from vaelab.data.datasets import ImageData, Split
 from vaelab.data.protocol import protocol
-from vaelab.errors import SettingError
+from vaelab.errors import SettingError, integer
 
 SplitName = Literal["train", "val", "test"]
 
@@ -72,10 +72,10 @@ class ImageDataModule(L.LightningDataModule):
         images: ImageData | None = None,
     ) -> None:
         super().__init__()
-        _positive("data.batch_size", batch_size)
-        _positive("data.eval_batch_size", eval_batch_size)
+        integer("data.batch_size", batch_size, 1)
+        integer("data.eval_batch_size", eval_batch_size, 1)
         if train_size is not None:
-            _positive("data.train_size", train_size)
+            integer("data.train_size", train_size, 1)
         self.dataset, self.data_dir = name, Path(data_dir)
         self.noise, self.pixel_noise = noise, pixel_noise
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -243,8 +243,3 @@ def _fits(images: Tensor, device: torch.device) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return images.numel() * images.element_size() < free / 2
-
-
-def _positive(setting: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingError(setting, value, "must be a positive integer")

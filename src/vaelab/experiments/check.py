@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vaelab.data.sources import SOURCES
-from vaelab.errors import SettingError, choice, nearest
+from vaelab.errors import SettingError, choice, integer, nearest, number
 from vaelab.experiments.recording import RUN_DIRECTORY
 from vaelab.runs import check_writable
 
@@ -101,10 +101,10 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
         _nothing_else(group, node, known)
     _check_logger(_at(config, "logger"))
     for setting, least in INTEGERS.items():
-        _integer(setting, _at(config, setting), least)
+        integer(setting, _at(config, setting), least)
     for setting, least in INTEGERS_OR_NULL.items():
         if _at(config, setting) is not None:
-            _integer(setting, _at(config, setting), least, " or null")
+            integer(setting, _at(config, setting), least, " or null")
     for setting, allowed in CHOICES.items():
         choice(setting, _at(config, setting), allowed)
     for setting in ("seed", "data.noise_seed"):
@@ -121,9 +121,8 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
     tags = _at(config, "tags")
     if not isinstance(tags, Sequence) or isinstance(tags, str):
         raise SettingError("tags", tags, f"must be a list, as in tags=[{tags}]")
-    clip_norm = _at(config, "optimizer.clip_norm")
-    if clip_norm is not None and (not _is_number(clip_norm) or not clip_norm > 0):
-        raise SettingError("optimizer.clip_norm", clip_norm, "must be null or a number > 0")
+    if (clip_norm := _at(config, "optimizer.clip_norm")) is not None:
+        number("optimizer.clip_norm", clip_norm, "must be null or a number > 0", lambda n: n > 0)
     _check_trainer(_at(config, "trainer"), is_sweep)
     _check_callbacks(_at(config, "callbacks"))
     check_writable(_at(config, "paths.log_dir"))
@@ -157,9 +156,9 @@ def _check_trainer(trainer: Mapping[str, Any], is_sweep: bool) -> None:
             )
     steps, epochs = (_at({"trainer": trainer}, f"trainer.{key}") for key in ("max_steps", "max_epochs"))
     if steps is not None and steps != -1:
-        _integer("trainer.max_steps", steps, 1, " or -1")
+        integer("trainer.max_steps", steps, 1, " or -1")
     if epochs is not None and epochs != -1:
-        _integer("trainer.max_epochs", epochs, 1, " or -1")
+        integer("trainer.max_epochs", epochs, 1, " or -1")
     if steps in (None, -1) and epochs in (None, -1):
         raise SettingError("trainer.max_epochs", epochs, "the run has no end: give max_epochs or max_steps")
     if is_sweep:
@@ -190,11 +189,10 @@ def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
         name, key = setting.split(".")
         node = callbacks.get(name)
         if isinstance(node, Mapping) and key in node:
-            _integer(f"callbacks.{setting}", node[key], least)
+            integer(f"callbacks.{setting}", node[key], least)
     stopping = callbacks.get("early_stopping")
     min_delta = stopping.get("min_delta", 0.0) if isinstance(stopping, Mapping) else 0.0
-    if not _is_number(min_delta) or not 0 <= min_delta < float("inf"):
-        raise SettingError("callbacks.early_stopping.min_delta", min_delta, "must be a number >= 0")
+    number("callbacks.early_stopping.min_delta", min_delta, "must be a number >= 0", lambda d: d >= 0)
 
 
 def _at(config: Mapping[str, Any], setting: str) -> Any:
@@ -217,12 +215,6 @@ def _nothing_else(group: str, node: Mapping[str, Any], known: Sequence[str]) -> 
         if key not in known:
             rule = f"unknown setting, nobody would read it; {group or 'a run'} has {', '.join(sorted(known))}"
             raise SettingError(f"{group}.{key}".lstrip("."), value, rule, nearest=nearest(str(key), known))
-
-
-def _integer(setting: str, value: object, least: int, otherwise: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        rule = "must be a positive integer" if least == 1 else f"must be an integer >= {least}"
-        raise SettingError(setting, value, rule + otherwise)
 
 
 def _is_number(value: object) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from vaelab.data.protocol import BINARIZE
-from vaelab.errors import SettingError, choice
+from vaelab.errors import SettingError, choice, integer
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.experiments.cards import fallback_warning, selected_by
 from vaelab.experiments.screen import quiet_lightning
@@ -83,7 +83,7 @@ def sample(options: dict[str, Any]) -> list[Path]:
         the files written.
     """
     check_evaluation(options)
-    _integer("num_samples", options["num_samples"], 1)
+    integer("num_samples", options["num_samples"], 1)
     stored = _open(options)
     artist = Artist(stored.parts.module.model, stored.parts.data, stored.parts.module.noise)
     folder = stored.run.path / "samples" / f"{options['checkpoint']}_seed{artist.noise.seed}"
@@ -101,18 +101,13 @@ def check_evaluation(options: dict[str, Any]) -> None:
     """Refuse options that no evaluation could follow, before anything is read."""
     choice("checkpoint", options["checkpoint"], CHECKPOINTS)
     if options["seed"] is not None:
-        _integer("seed", options["seed"], 0)
+        integer("seed", options["seed"], 0)
     if options.get("binarize") is not None:
         choice("binarize", options["binarize"], BINARIZE)
     for key, least in (("num_samples", 0), ("repetitions", 1), ("max_rows", 1)):
         value = options.get("estimator", {}).get(key)
         if value is not None:
-            _integer(f"estimator.{key}", value, least)
-
-
-def _integer(setting: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(setting, value, f"must be an integer >= {least}")
+            integer(f"estimator.{key}", value, least)
 
 
 def _open(options: dict[str, Any]) -> Stored:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vaelab.networks.layers import activation_layer, positive, positive_integer, with_context
+from vaelab.errors import integer
+from vaelab.networks.layers import activation_layer, positive, with_context
 
 
 class ConvEncoder(nn.Module):
@@ -34,7 +35,7 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.context_dim = context_dim
-        self.num_features = positive_integer("encoder.num_features", num_features)
+        self.num_features = integer("encoder.num_features", num_features, 1)
         widths = [image_shape[0], *positive("encoder.channels", channels)]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
@@ -80,7 +81,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         self.context_dim = context_dim
         self.output_shape = tuple(output_shape)
-        positive_integer("decoder.num_features", num_features)
+        integer("decoder.num_features", num_features, 1)
         widths = [*positive("decoder.channels", channels), output_shape[0]]
         sizes = _halvings(output_shape, len(channels))[::-1]  # from the smallest image to the whole one
         self.features = nn.Sequential(

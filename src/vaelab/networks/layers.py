@@ -35,12 +35,6 @@ def positive(setting: str, widths: Sequence[int]) -> tuple[int, ...]:
     return values
 
 
-def positive_integer(setting: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingError(setting, value, "must be a positive integer")
-    return value
-
-
 def with_context(x: Tensor, context: Tensor | None, context_dim: int) -> Tensor:
     """``x [..., F]`` with ``context [..., context_dim]`` behind it.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vaelab.errors import SettingError, choice
+from vaelab.errors import SettingError, choice, integer, number
 from vaelab.models.terms import Terms
 from vaelab.objectives.schedules import ConstantSchedule
 
@@ -54,17 +54,13 @@ class ELBO:
         schedule: Callable[[int], float] | None = None,
         has_closed_form_kl: bool = True,
     ) -> None:
-        if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
-            raise SettingError("objective.beta", beta, "must be a number >= 0")
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-            raise SettingError("objective.num_samples", num_samples, "must be a positive integer")
+        self.beta = number("objective.beta", beta, "must be a number >= 0", lambda b: b >= 0)
+        self.num_samples = integer("objective.num_samples", num_samples, 1)
         choice("objective.kl", kl, self.KL)
         if kl == "closed_form" and not has_closed_form_kl:
             raise SettingError(
                 "objective.kl", kl, "this posterior and prior have none; use auto or monte_carlo"
             )
-        self.beta = beta
-        self.num_samples = num_samples
         self.has_closed_form_kl = has_closed_form_kl
         self.closed_form = has_closed_form_kl if kl == "auto" else kl == "closed_form"
         self.schedule = schedule if schedule is not None else ConstantSchedule()

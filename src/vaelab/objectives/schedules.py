@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vaelab.errors import SettingError
+from vaelab.errors import integer, number
 
 
 class ConstantSchedule:
@@ -35,14 +35,10 @@ class LinearSchedule:
         start: float = 0.0,
         steps_per_epoch: int = 1,
     ) -> None:
-        if warmup_steps is not None and (not isinstance(warmup_steps, int) or warmup_steps < 0):
-            raise SettingError(
-                "schedule.warmup_steps", warmup_steps, "must be null or a number of steps >= 0"
-            )
-        if not isinstance(warmup_epochs, int | float) or not 0 <= warmup_epochs < float("inf"):
-            raise SettingError("schedule.warmup_epochs", warmup_epochs, "must be a number of epochs >= 0")
-        if not isinstance(start, int | float) or not 0 <= start <= 1:
-            raise SettingError("schedule.start", start, "must be a number from 0 to 1")
+        if warmup_steps is not None:
+            integer("schedule.warmup_steps", warmup_steps, 0, " or null")
+        number("schedule.warmup_epochs", warmup_epochs, "must be a number of epochs >= 0", lambda n: n >= 0)
+        number("schedule.start", start, "must be a number from 0 to 1", lambda w: 0 <= w <= 1)
         self.warmup_steps = round(warmup_epochs * steps_per_epoch) if warmup_steps is None else warmup_steps
         self.start = start
 

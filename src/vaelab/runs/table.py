@@ -160,22 +160,27 @@ def differences(rows: Sequence[Row]) -> list[str]:
     if any(texts):
         return texts
     flat = [{k: v for k, v in _flatten(row.config).items() if not _quiet(k)} for row in rows]
-    names = sorted({k for f in flat for k in f if any(f.get(k) != g.get(k) for g in flat)})
+    readable = [f for f in flat if f]
+    names = sorted({k for f in readable for k in f if any(f.get(k) != g.get(k) for g in readable)})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [" ".join(f"{k}={f[k]}" for k in names[:3] if k in f) + more if names else "" for f in flat]
+    return [" ".join(f"{k}={f[k]}" for k in names[:3] if k in f) + more if names and f else "" for f in flat]
 
 
 def render(rankings: Sequence[Ranking]) -> RenderableType:
     """What ``vae-runs`` prints."""
     parts: list[RenderableType] = []
     for ranking in rankings:
-        parts.append(_table(ranking))
+        parts += [Text(printable(_heading(ranking)), style="bold"), _table(ranking)]
     ranked = [r for r in rankings if r.protocol is not None]
     if len(ranked) > 1:
-        keys = {k for r in ranked for k in r.protocol or {}}
-        differing = sorted(k for k in keys if len({repr((r.protocol or {}).get(k)) for r in ranked}) > 1)
-        why = f"differ in {', '.join(differing)}" if differing else "have other validation or test sets"
-        parts.append(Text(f"{len(ranked)} groups, not ranked against each other: they {why}."))
+        records = [_comparability(ranking) for ranking in ranked]
+        keys = sorted({key for record in records for key in record})
+        differing = [key for key in keys if len({repr(record.get(key)) for record in records}) > 1]
+        parts.append(
+            Text(
+                f"{len(ranked)} groups, not ranked against each other: they differ in {', '.join(differing)}."
+            )
+        )
     return Group(*parts)
 
 
@@ -204,26 +209,33 @@ def as_json(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
     ]
 
 
+def _comparability(ranking: Ranking) -> dict[str, Any]:
+    """Everything that is equal within a group, by name."""
+    row = ranking.rows[0]
+    images = {"num_images": row.cards[0].num_images, "num_val": row.num_val}
+    return {**(ranking.protocol or {}), **images, "score.name": row.score_name, "score.mode": row.score_mode}
+
+
+def _heading(ranking: Ranking) -> str:
+    """The protocol of a group's test numbers."""
+    if ranking.protocol is None:
+        return "no test number yet"
+    return "  ".join(f"{key}={value}" for key, value in ranking.protocol.items())
+
+
 def _table(ranking: Ranking) -> Table:
     rows = ranking.rows
     columns = sorted(
         {_column(c) for row in rows for c in row.cards if c.metric in SHOWN}, key=lambda c: SHOWN.index(c[0])
     )
-    heading = (
-        "no test number yet"
-        if ranking.protocol is None
-        else "  ".join(f"{k}={v}" for k, v in ranking.protocol.items())
-    )
     table = Table(
-        title=Text(printable(heading), style="bold"),
-        title_justify="left",
         box=box.SIMPLE_HEAD,
         header_style="bold",
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     table.add_column("run", overflow="fold", min_width=12)
-    table.add_column("status")
+    table.add_column("status", no_wrap=True)
     table.add_column("seed", justify="right")
     table.add_column(printable(ranking.score_name), justify="right", no_wrap=True)
     for metric, _, samples in columns:

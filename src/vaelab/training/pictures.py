@@ -113,7 +113,7 @@ class Artist:
         """The plane of a two-dimensional latent variable at the quantiles of a standard normal."""
         quantiles = torch.linspace(0.025, 0.975, MANIFOLD_SIZE)
         z = torch.special.ndtri(quantiles)
-        plane = torch.stack(torch.meshgrid(z, z, indexing="xy"), dim=-1)  # [row = z_2, column = z_1, 2]
+        plane = torch.stack(torch.meshgrid(z, z, indexing="xy"), dim=-1)  # [row = z_1, column = z_0, 2]
         images = self._mean(self.model.decode(plane.flatten(0, 1).to(self.device, self.dtype)))
         return figures.manifold(
             images.reshape(MANIFOLD_SIZE, MANIFOLD_SIZE, *images.shape[1:]), quantiles.numpy()

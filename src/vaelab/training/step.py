@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 from vaelab.batch import Batch
-from vaelab.errors import SettingError
+from vaelab.errors import SettingError, integer, number
 from vaelab.noise import Noise, Stream
 
 
@@ -30,10 +30,9 @@ class StepSettings:
     scaled: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.accumulate, bool) or not isinstance(self.accumulate, int) or self.accumulate < 1:
-            raise SettingError("optimizer.accumulate", self.accumulate, "must be a positive integer")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise SettingError("optimizer.clip_norm", self.clip_norm, "must be null or a number > 0")
+        integer("optimizer.accumulate", self.accumulate, 1)
+        if self.clip_norm is not None:
+            number("optimizer.clip_norm", self.clip_norm, "must be null or a number > 0", lambda n: n > 0)
         if self.clip_norm is not None and self.scaled:
             raise SettingError(
                 "optimizer.clip_norm",
