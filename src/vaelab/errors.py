@@ -82,12 +82,10 @@ def number(setting: str, received: object, rule: str, allowed: Callable[[float],
     >>> number("objective.beta", 4, "must be a number >= 0", lambda beta: beta >= 0)
     4
     """
-    is_number = (
-        isinstance(received, int | float) and not isinstance(received, bool) and math.isfinite(received)
-    )
-    if not is_number or not allowed(received):
-        raise SettingError(setting, received, rule)
-    return received
+    if isinstance(received, int | float) and not isinstance(received, bool):
+        if math.isfinite(received) and allowed(received):
+            return received
+    raise SettingError(setting, received, rule)
 
 
 class RunFailed(RuntimeError):
