@@ -82,10 +82,14 @@ def number(setting: str, received: object, rule: str, allowed: Callable[[float],
     >>> number("objective.beta", 4, "must be a number >= 0", lambda beta: beta >= 0)
     4
     """
-    if isinstance(received, int | float) and not isinstance(received, bool):
-        if math.isfinite(received) and allowed(received):
-            return received
-    raise SettingError(setting, received, rule)
+    if (
+        not isinstance(received, int | float)
+        or isinstance(received, bool)
+        or not math.isfinite(received)
+        or not allowed(received)
+    ):
+        raise SettingError(setting, received, rule)
+    return received
 
 
 class RunFailed(RuntimeError):
