@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.errors import SettingError, choice
 
@@ -46,21 +46,36 @@ class BernoulliLikelihood(nn.Module):
                 "likelihood=bernoulli takes pixels in [0, 1]; use [0, 1], or likelihood=gaussian",
             )
 
-    def forward(self, parameters: Tensor) -> Independent:
+    def forward(self, parameters: Tensor) -> BernoulliImage:
         """p(x|z) from logits ``[..., C, H, W]``; event shape ``[C, H, W]``."""
-        return _BernoulliImage(Bernoulli(logits=parameters, validate_args=False), 3, validate_args=False)
+        return BernoulliImage(parameters)
 
     def draw(self, distribution: Distribution, uniform: Tensor) -> Tensor:
         """Images from uniform noise of the same shape."""
         return (uniform < distribution.mean).to(uniform.dtype)
 
 
-class _BernoulliImage(Independent):
-    """Independent Bernoulli pixels; the sum over pixels comes before the sign, which saves two passes over them."""
+class BernoulliImage(Distribution):
+    """Independent Bernoulli pixels, as lean as every optimizer step wants it.
+
+    Args:
+        logits: ``[..., C, H, W]``.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        logits, x = torch.broadcast_tensors(self.base_dist.logits, value)
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        """Minus the binary cross-entropy, summed over pixels (the sum comes before the sign, which saves a pass over them)."""
+        logits, x = self.logits, value
+        if x.shape != logits.shape[-x.dim() :]:
+            logits, x = torch.broadcast_tensors(logits, x)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
         return -cross_entropy.flatten(-3).sum(-1)
 
 

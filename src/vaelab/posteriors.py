@@ -63,6 +63,8 @@ class NormalSample:
     @cached_property
     def z(self) -> Tensor:
         normal = self.distribution.base_dist
+        if len(self.eps) == 1:  # one sample needs no sum over samples in the backward pass
+            return torch.addcmul(normal.mean, normal.stddev, self.eps[0]).unsqueeze(0)
         return torch.addcmul(normal.mean, normal.stddev, self.eps)
 
     @cached_property

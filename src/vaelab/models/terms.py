@@ -74,7 +74,7 @@ class Terms:
     @cached_property
     def distortion(self) -> Tensor:
         """-E_q log p(x|z) ``[B]``, the expectation taken over the K samples."""
-        return -self.log_px.mean(0)
+        return -mean_over_samples(self.log_px)
 
     @cached_property
     def rate_closed_form(self) -> Tensor:
@@ -87,7 +87,7 @@ class Terms:
     @cached_property
     def rate_monte_carlo(self) -> Tensor:
         """KL(q(z|x) || p(z)) ``[B]`` as the mean of log q - log p over the K samples; may be negative."""
-        return sum_layers(self.log_ratios).mean(0)
+        return mean_over_samples(sum_layers(self.log_ratios))
 
     def rate(self, closed_form: bool) -> Tensor:
         """KL(q(z|x) || p(z)) ``[B]``."""
@@ -97,6 +97,11 @@ class Terms:
 def sum_layers(terms: list[Tensor]) -> Tensor:
     """The sum over stochastic layers."""
     return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
+
+
+def mean_over_samples(term: Tensor) -> Tensor:
+    """``[K, B]`` -> ``[B]``; one sample is its own mean."""
+    return term.squeeze(0) if len(term) == 1 else term.mean(0)
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:

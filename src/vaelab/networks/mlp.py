@@ -77,8 +77,9 @@ class MLPDecoder(nn.Module):
         self.output = nn.Linear(sizes[-1], math.prod(output_shape))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        parameters = self.output(self.layers(with_context(z, context, self.context_dim)))
-        return parameters.unflatten(-1, self.output_shape)
+        z = with_context(z, context, self.context_dim)
+        rows = z.reshape(-1, z.shape[-1])  # a linear layer is quicker on a matrix than on [K, B, D]
+        return self.output(self.layers(rows)).view(*z.shape[:-1], *self.output_shape)
 
 
 def _layers(sizes: Sequence[int], activation: str, setting: str) -> nn.Sequential:

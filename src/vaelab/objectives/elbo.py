@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vaelab.errors import SettingError, choice, integer, number
-from vaelab.models.terms import Terms
+from vaelab.models.terms import Terms, mean_over_samples
 from vaelab.objectives.schedules import ConstantSchedule
 
 
@@ -73,7 +73,7 @@ class ELBO:
             step: optimizer step, from 0.
             num_images: size of the training set; not used here.
         """
-        elbo = -(terms.distortion + self.weight(step) * terms.rate(self.closed_form))
+        elbo = mean_over_samples(terms.log_px) - self.weight(step) * terms.rate(self.closed_form)
         return ObjectiveValue(value=elbo, surrogate=elbo, penalty=None)
 
     def weight(self, step: int) -> float:

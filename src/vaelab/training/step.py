@@ -121,14 +121,15 @@ class OptimisationStep:
                     torch.stack([reported, terms.rate(terms.has_closed_form_kl), terms.distortion]).sum(1)
                 )
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
-        return torch.cat([total, self._update(optimizer)])
+        norm, skipped = self._update(optimizer)
+        return torch.cat([total, norm.view(1), skipped.view(1)])
 
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _update(self, optimizer: Any) -> Tensor:
-        """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite, and 1 if so."""
+    def _update(self, optimizer: Any) -> tuple[Tensor, Tensor]:
+        """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite, and 1 if so, else 0."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
         norm = torch.linalg.vector_norm(torch.stack(norms))
@@ -141,13 +142,13 @@ class OptimisationStep:
             if not self.settings.scaled:
                 optimizer.optimizer.found_inf = (~finite).float()
             optimizer.step()
-            return torch.stack([torch.where(finite, norm, 0.0), (~finite).to(norm.dtype)])
+            return torch.where(finite, norm, 0.0), (~finite).to(norm.dtype)
         if norm.item() < torch.inf:
             optimizer.step()
-            return torch.stack([norm, torch.zeros_like(norm)])
+            return norm, norm.new_zeros(())
         self._forget_gradients()  # an optimizer passes over parameters without a gradient
         optimizer.step()
-        return norm.new_tensor([0.0, 1.0])
+        return norm.new_zeros(()), norm.new_ones(())
 
 
 def _parts(batch: Batch, eps: Tensor, number: int) -> list[tuple[Batch, Tensor]]:
