@@ -65,14 +65,14 @@ NO_EFFECT = "has no effect under manual optimisation: use"
 # what is typed -> the message behind it; (setting=value, rule) where what is wrong is called otherwise than it was typed
 WRONG: dict[str, str | tuple[str, str]] = {
     # names
-    "encoder=mpl": "no such entry in group 'encoder'; allowed: conv, mlp (did you mean 'mlp'?)",
+    "encoder=mpl": "no such entry in group 'encoder'; allowed: conv, gated_conv, gated_mlp, mlp, resnet (did you mean 'mlp'?)",
     "experiment=refrence": "no such entry in group 'experiment'; allowed: quickstart, reference (did you mean 'reference'?)",
     "latent_dmi=3": "unknown setting (did you mean 'latent_dim'?)",
     "+encoder.hiden=[3]": ("encoder.hiden=[3]", "unknown; allowed: hidden, activation, context_dim (did you mean 'hidden'?)"),
     "likelihood.variance=pixel": "unknown setting with likelihood=bernoulli; it belongs to likelihood=gaussian",
     "encoder._target_=os.system": "is not among the things a configuration may build (public names of vaelab, or an entry point of vaelab.components)",
     "~latent_dim": ("latent_dim=???", "has to be given"),
-    "data=cifar": "no such entry in group 'data'; allowed: binarized_mnist, digits, fashion_mnist, mnist",
+    "data=cifar": "no such entry in group 'data'; allowed: arrays, binarized_mnist, caltech_silhouettes, digits, emnist, fashion_mnist, folder, frey_faces, kmnist, mnist, usps",
     # the run
     "latent_dim=-1": POSITIVE,
     "latent_dim=two": POSITIVE,
@@ -84,7 +84,7 @@ WRONG: dict[str, str | tuple[str, str]] = {
     "estimator.num_samples=-1": INTEGER,
     # data and likelihood
     "data.pixel_range=[-1,1]": ("data.pixel_range=[-1.0, 1.0]", "likelihood=bernoulli takes pixels in [0, 1]; use [0, 1], or likelihood=gaussian"),
-    "data.val_size=5000": "must be an integer from 0 to 1436, the training images less one",
+    "data.val_size=5000": "must be an integer from 0 to 1436, the training images less one, or null",
     "data.batch_size=0": POSITIVE,
     "data.binarize=dynamical": "must be one of none, threshold, fixed, dynamic (did you mean 'dynamic'?)",
     "data.dequantize=True": "only a likelihood of support density (gaussian) takes dequantised pixels",
@@ -117,7 +117,7 @@ CHECKED: dict[str, tuple[Any, str]] = {
     "score.name": ("test/elbo", VALIDATION),
     "logger.name": ("wandbb", "must be one of none, wandb (did you mean 'wandb'?)"),
     "logger.project": ("vaelab", "unknown setting, nobody would read it; logger has name"),
-    "data.fallback": ("digts", "must be one of null, mnist, fashion_mnist, binarized_mnist, digits (did you mean 'digits'?)"),
+    "data.fallback": ("digts", "must be one of null, mnist, fashion_mnist, binarized_mnist, kmnist, emnist, usps, frey_faces, caltech_silhouettes, digits (did you mean 'digits'?)"),
     "estimator.k": (3, "unknown setting, nobody would read it; estimator has max_rows, num_samples, repetitions"),
     "optimizer.accumulate": (0, POSITIVE),
     "optimizer.clip_norm": ("tight", "must be null or a number > 0"),

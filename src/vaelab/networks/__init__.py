@@ -2,5 +2,6 @@
 
 from vaelab.networks.conv import ConvDecoder, ConvEncoder
 from vaelab.networks.mlp import MLPDecoder, MLPEncoder
+from vaelab.networks.resnet import ResNetDecoder, ResNetEncoder
 
-__all__ = ["ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder", "ResNetDecoder", "ResNetEncoder"]

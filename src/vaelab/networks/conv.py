@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaelab.errors import integer
-from vaelab.networks.layers import activation_layer, positive, with_context
+from vaelab.networks.layers import activation_layer, halvings, positive, units, with_context
 
 
 class ConvEncoder(nn.Module):
@@ -21,7 +21,7 @@ class ConvEncoder(nn.Module):
         image_shape: ``(C, H, W)``.
         channels: channels of each convolution.
         num_features: F.
-        activation: name of the nonlinearity after each layer.
+        activation: name of the nonlinearity after each layer; ``gated`` gives each unit or channel a gate.
         context_dim: length of an optional context vector, concatenated before the last layer.
     """
 
@@ -34,19 +34,19 @@ class ConvEncoder(nn.Module):
         context_dim: int = 0,
     ) -> None:
         super().__init__()
-        self.context_dim = context_dim
+        self.context_dim = integer("encoder.context_dim", context_dim, 0)
         self.num_features = integer("encoder.num_features", num_features, 1)
         widths = [image_shape[0], *positive("encoder.channels", channels)]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [
-                nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1),
-                activation_layer(activation, "encoder.activation"),
+                nn.Conv2d(fan_in, units(activation) * fan_out, 3, stride=2, padding=1),
+                activation_layer(activation, "encoder.activation", dim=-3),
             ]
         self.convolutions = nn.Sequential(*layers)
-        height, width = _halvings(image_shape, len(channels))[-1]
+        height, width = halvings(image_shape, len(channels))[-1]
         self.features = nn.Sequential(
-            nn.Linear(widths[-1] * height * width + context_dim, num_features),
+            nn.Linear(widths[-1] * height * width + context_dim, units(activation) * num_features),
             activation_layer(activation, "encoder.activation"),
         )
 
@@ -65,7 +65,7 @@ class ConvDecoder(nn.Module):
         output_shape: ``(P * C, H, W)``, P = number of parameters a pixel.
         channels: channels of each layer, from the latent variable on.
         num_features: width of the fully connected layer before them.
-        activation: name of the nonlinearity after each hidden layer.
+        activation: name of the nonlinearity after each hidden layer; ``gated`` gives each unit or channel a gate.
         context_dim: length of an optional context vector, concatenated to z.
     """
 
@@ -79,41 +79,29 @@ class ConvDecoder(nn.Module):
         context_dim: int = 0,
     ) -> None:
         super().__init__()
-        self.context_dim = context_dim
+        self.context_dim = integer("decoder.context_dim", context_dim, 0)
         self.output_shape = tuple(output_shape)
         integer("decoder.num_features", num_features, 1)
-        widths = [*positive("decoder.channels", channels), output_shape[0]]
-        sizes = _halvings(output_shape, len(channels))[::-1]  # from the smallest image to the whole one
+        fan_ins = positive("decoder.channels", channels)
+        fan_outs = [*(units(activation) * width for width in fan_ins[1:]), output_shape[0]]
+        sizes = halvings(output_shape, len(channels))[::-1]  # from the smallest image to the whole one
         self.features = nn.Sequential(
-            nn.Linear(latent_dim + context_dim, num_features),
+            nn.Linear(latent_dim + context_dim, units(activation) * num_features),
             activation_layer(activation, "decoder.activation"),
-            nn.Linear(num_features, widths[0] * math.prod(sizes[0])),
+            nn.Linear(num_features, units(activation) * fan_ins[0] * math.prod(sizes[0])),
             activation_layer(activation, "decoder.activation"),
-            nn.Unflatten(-1, (widths[0], *sizes[0])),
+            nn.Unflatten(-1, (fan_ins[0], *sizes[0])),
         )
         layers: list[nn.Module] = []
-        for fan_in, fan_out, small, large in zip(widths[:-1], widths[1:], sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out, small, large in zip(fan_ins, fan_outs, sizes[:-1], sizes[1:], strict=True):
             # A transposed convolution of n pixels gives 2n - 1; the padding adds the one that an even size needs.
             padding = (large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1))
             if layers:
-                layers.append(activation_layer(activation, "decoder.activation"))
+                layers.append(activation_layer(activation, "decoder.activation", dim=-3))
             layers.append(nn.ConvTranspose2d(fan_in, fan_out, 3, stride=2, padding=1, output_padding=padding))
         self.convolutions = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        hidden = self.features(with_context(z, context, self.context_dim))
-        parameters = self.convolutions(hidden.flatten(0, -4))
-        return parameters.unflatten(0, z.shape[:-1]) if z.dim() != 2 else parameters
-
-
-def _halvings(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
-    """``(H, W)`` and its halves, rounded up, ``times`` times.
-
-    >>> _halvings((1, 28, 17), 2)
-    [(28, 17), (14, 9), (7, 5)]
-    """
-    sizes = [(shape[-2], shape[-1])]
-    for _ in range(times):
-        height, width = sizes[-1]
-        sizes.append(((height + 1) // 2, (width + 1) // 2))
-    return sizes
+        z = with_context(z, context, self.context_dim)
+        rows = z.reshape(-1, z.shape[-1])
+        return self.convolutions(self.features(rows)).view(*z.shape[:-1], *self.output_shape)

@@ -1,4 +1,4 @@
-"""What the networks share: nonlinearities by name, checks of widths, the optional context."""
+"""What the networks share: nonlinearities by name, checks of widths, sizes of images, the optional context."""
 
 from __future__ import annotations
 
@@ -19,10 +19,28 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def activation_layer(name: str, setting: str) -> nn.Module:
-    """The nonlinearity called ``name``."""
+GATED = "gated"
+
+
+def elementwise(name: str, setting: str) -> nn.Module:
+    """The nonlinearity called ``name``, one of those that act on each number alone."""
     kind = ACTIVATIONS[choice(setting, name, ACTIVATIONS)]
     return nn.ReLU(inplace=True) if kind is nn.ReLU else kind()  # ReLU's gradient needs its output only
+
+
+def activation_layer(name: str, setting: str, dim: int = -1) -> nn.Module:
+    """The nonlinearity called ``name``; ``gated`` is h * sigmoid(g), h and g the halves of its input along ``dim``.
+
+    The layer before it has ``units(name)`` outputs for each that is to come out. Gated linear units: Dauphin et al. 2017, in a VAE Tomczak & Welling 2018.
+    """
+    return (
+        nn.GLU(dim) if choice(setting, name, (*ACTIVATIONS, GATED)) == GATED else elementwise(name, setting)
+    )
+
+
+def units(activation: str) -> int:
+    """How many numbers the nonlinearity takes for one that it gives: h and g where it is gated."""
+    return 2 if activation == GATED else 1
 
 
 def positive(setting: str, widths: Sequence[int]) -> tuple[int, ...]:
@@ -33,6 +51,19 @@ def positive(setting: str, widths: Sequence[int]) -> tuple[int, ...]:
             setting, widths, "must be a list of one or more positive integers, e.g. [512, 256]"
         )
     return values
+
+
+def halvings(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
+    """``(H, W)`` and its halves, rounded up, ``times`` times.
+
+    >>> halvings((1, 28, 17), 2)
+    [(28, 17), (14, 9), (7, 5)]
+    """
+    sizes = [(shape[-2], shape[-1])]
+    for _ in range(times):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    return sizes
 
 
 def with_context(x: Tensor, context: Tensor | None, context_dim: int) -> Tensor:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vaelab.networks.layers import activation_layer, positive, with_context
+from vaelab.errors import integer
+from vaelab.networks.layers import activation_layer, positive, units, with_context
 
 
 class MLPEncoder(nn.Module):
@@ -19,7 +20,7 @@ class MLPEncoder(nn.Module):
     Args:
         image_shape: ``(C, H, W)``; a vector of F_in numbers is ``(1, 1, F_in)``.
         hidden: width of each layer, from the image on.
-        activation: name of the nonlinearity after each layer.
+        activation: name of the nonlinearity after each layer; ``gated`` makes it a network of gated linear units.
         context_dim: length of an optional context vector ``[..., context_dim]``, concatenated to the input.
 
     >>> import torch
@@ -36,14 +37,14 @@ class MLPEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
-        self.context_dim = context_dim
+        self.context_dim = integer("encoder.context_dim", context_dim, 0)
         self.num_features = positive("encoder.hidden", hidden)[-1]
         self.layers = _layers(
             [math.prod(image_shape) + context_dim, *hidden], activation, "encoder.activation"
         )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if x.shape[-3:] == self.image_shape:
+        if x.dim() > 3 and x.shape[-3:] == self.image_shape:  # [1, 1, F_in] are vectors
             x = x.flatten(-3)
         return self.layers(with_context(x, context, self.context_dim))
 
@@ -57,7 +58,7 @@ class MLPDecoder(nn.Module):
         latent_dim: D.
         output_shape: ``(P * C, H, W)``, P = number of parameters a pixel.
         hidden: width of each layer, from the latent variable on.
-        activation: name of the nonlinearity after each hidden layer.
+        activation: name of the nonlinearity after each hidden layer; ``gated`` makes it a network of gated linear units.
         context_dim: length of an optional context vector, concatenated to z.
     """
 
@@ -71,7 +72,7 @@ class MLPDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.output_shape = tuple(output_shape)
-        self.context_dim = context_dim
+        self.context_dim = integer("decoder.context_dim", context_dim, 0)
         sizes = [latent_dim + context_dim, *positive("decoder.hidden", hidden)]
         self.layers = _layers(sizes, activation, "decoder.activation")
         self.output = nn.Linear(sizes[-1], math.prod(output_shape))
@@ -85,5 +86,5 @@ class MLPDecoder(nn.Module):
 def _layers(sizes: Sequence[int], activation: str, setting: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), activation_layer(activation, setting)]
+        layers += [nn.Linear(fan_in, units(activation) * fan_out), activation_layer(activation, setting)]
     return nn.Sequential(*layers)
