@@ -33,7 +33,10 @@ ENTRIES = [
 #: 64 images in batches of 32: two steps
 TINY = ("data.train_size=64", "data.val_size=8", "data.batch_size=32", "latent_dim=2", "estimator.repetitions=1", "estimator.num_samples=2",
         "trainer.max_epochs=1", "trainer.limit_test_batches=1", "trainer.enable_progress_bar=false", "data.eval_batch_size=8")  # fmt: skip
-SMALL = {"mlp": {"hidden": [8]}, "conv": {"channels": [2], "num_features": 8}}
+SMALL = {
+    "mlp": {"hidden": [8]},
+    "conv": {"channels": [2], "num_features": 8},
+}  # the other parts: test_algebra.py
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -41,6 +44,8 @@ Compose = Callable[..., dict[str, Any]]
 def made_of_digits(config: dict[str, Any]) -> dict[str, Any]:
     """The same configuration on 8x8 images that are always there."""
     changed = copy.deepcopy(config)
+    for key in ("path", "size", "channels"):  # of a person's own data
+        changed["data"].pop(key, None)
     changed["data"] |= {"name": "digits", "val_size": 8, "train_size": None, "binarize": "none"}
     return changed
 

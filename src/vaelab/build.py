@@ -35,7 +35,11 @@ OTHERS = (
     "lightning.pytorch.loggers.CSVLogger",
     "lightning.pytorch.loggers.TensorBoardLogger",
     "torch.optim.Adam",
+    "torch.optim.AdamW",
+    "torch.optim.Adamax",
 )
+#: groups that a model may be made of
+PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood")
 #: entry points of installed packages: a configuration names one by its name
 ENTRY_POINTS = "vaelab.components"
 
@@ -76,6 +80,7 @@ def build(node: Mapping[str, Any], where: str, **context: Any) -> Any:
     if "_target_" not in node:
         raise SettingError(where, dict(node), "has no _target_, so there is nothing to build")
     target = resolve(node["_target_"], where)
+    target = getattr(target, "from_recipe", target)  # a model makes its own parts
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     arguments = {key: value for key, value in node.items() if key != "_target_"}
@@ -106,11 +111,66 @@ class DataShape:
         image_shape: ``(C, H, W)``.
         num_levels: grey levels of the pixels that the model sees.
         pixel_range: values of the darkest and the brightest pixel.
+        num_classes: of the labels; 0 where not every image has one.
     """
 
     image_shape: tuple[int, ...]
     num_levels: int
     pixel_range: tuple[float, float]
+    num_classes: int = 0
+
+
+class Recipe:
+    """How the parts of a model are made from a configuration, as often as the model needs them.
+
+    Args:
+        config: the resolved configuration; read are the groups that make a model, and ``latent_dim``.
+        shape: of the data.
+    """
+
+    def __init__(self, config: Mapping[str, Any], shape: DataShape) -> None:
+        self.config = config
+        self.shape = shape
+        self.latent_dim = integer("latent_dim", config["latent_dim"], 1)
+        self.image_shape = shape.image_shape
+        self.num_classes = shape.num_classes
+
+    def encoder(self, shape: tuple[int, ...] | None = None, context_dim: int = 0) -> Any:
+        """Images of ``shape`` (default: those of the data), or vectors for ``(1, 1, F_in)``, -> features."""
+        return build(
+            self.config["encoder"], "encoder",
+            image_shape=shape or self.image_shape, context_dim=context_dim,
+        )  # fmt: skip
+
+    def posterior(self, num_features: int, latent_dim: int | None = None) -> Any:
+        """Features -> q of ``latent_dim`` (default: that of the configuration) dimensions."""
+        return build(
+            self.config["posterior"],
+            "posterior",
+            num_features=num_features,
+            latent_dim=latent_dim or self.latent_dim,
+        )
+
+    def prior(self, posterior_noise_dim: int, latent_dim: int | None = None, context_dim: int = 0) -> Any:
+        """p(z), perhaps given a context; a prior that needs inference is told how much noise q takes."""
+        return build(
+            self.config["prior"], "prior",
+            latent_dim=latent_dim or self.latent_dim, context_dim=context_dim, posterior_noise_dim=posterior_noise_dim,
+            image_shape=self.image_shape, pixel_range=self.shape.pixel_range,
+        )  # fmt: skip
+
+    def decoder(self, latent_dim: int | None = None, context_dim: int = 0) -> Any:
+        """z -> parameters of the likelihood."""
+        channels, *size = self.image_shape
+        output_shape = (self.likelihood().params_per_pixel * channels, *size)
+        return build(
+            self.config["decoder"], "decoder",
+            latent_dim=latent_dim or self.latent_dim, output_shape=output_shape, context_dim=context_dim,
+        )  # fmt: skip
+
+    def likelihood(self) -> Any:
+        """Parameters -> p(x|z)."""
+        return build_likelihood(self.config, self.shape)
 
 
 def build_model(config: Mapping[str, Any], shape: DataShape) -> nn.Module:
@@ -120,27 +180,13 @@ def build_model(config: Mapping[str, Any], shape: DataShape) -> nn.Module:
         config: the resolved configuration; read are the groups that make a model, ``latent_dim`` and ``seed``.
         shape: of the data.
     """
-    latent_dim = config["latent_dim"]
-    integer("latent_dim", latent_dim, 1)
     with Noise(config["seed"]).initialisation():
-        likelihood = build_likelihood(config, shape)
-        channels, *size = shape.image_shape
-        output_shape = (likelihood.params_per_pixel * channels, *size)
-        encoder = build(config["encoder"], "encoder", image_shape=shape.image_shape)
-        posterior = build(
-            config["posterior"], "posterior", num_features=encoder.num_features, latent_dim=latent_dim
-        )
-        prior = build(config["prior"], "prior", latent_dim=latent_dim)
-        decoder = build(config["decoder"], "decoder", latent_dim=latent_dim, output_shape=output_shape)
-        return build(
-            config["model"],
-            "model",
-            encoder=encoder,
-            posterior=posterior,
-            prior=prior,
-            decoder=decoder,
-            likelihood=likelihood,
-        )
+        return build(config["model"], "model", recipe=Recipe(config, shape))
+
+
+def model_takes(config: Mapping[str, Any]) -> frozenset[str]:
+    """The groups that the configuration's model is made of."""
+    return resolve(config["model"].get("_target_"), "model").takes
 
 
 def build_likelihood(config: Mapping[str, Any], shape: DataShape) -> Any:
@@ -158,9 +204,7 @@ def likelihood_support(config: Mapping[str, Any]) -> str:
 def build_objective(config: Mapping[str, Any], model: Any, steps_per_epoch: int) -> Any:
     """The objective with its schedule."""
     schedule = build(config["schedule"], "schedule", steps_per_epoch=steps_per_epoch)
-    return build(
-        config["objective"], "objective", schedule=schedule, has_closed_form_kl=model.has_closed_form_kl()
-    )
+    return build(config["objective"], "objective", schedule=schedule, traits=model.traits())
 
 
 def build_data(config: Mapping[str, Any]) -> Any:

@@ -26,4 +26,6 @@ def data_shape(run: RunDirectory) -> DataShape:
     """Shape and levels of the data that a run was trained on, as recorded."""
     data = read_manifest(run)["data"]
     low, high = data["protocol"]["pixel_range"]
-    return DataShape(tuple(data["image_shape"]), data["protocol"]["num_levels"], (low, high))
+    return DataShape(
+        tuple(data["image_shape"]), data["protocol"]["num_levels"], (low, high), data.get("num_classes", 0)
+    )

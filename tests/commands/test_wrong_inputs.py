@@ -68,7 +68,7 @@ WRONG: dict[str, str | tuple[str, str]] = {
     "encoder=mpl": "no such entry in group 'encoder'; allowed: conv, gated_conv, gated_mlp, mlp, resnet (did you mean 'mlp'?)",
     "experiment=refrence": "no such entry in group 'experiment'; allowed: quickstart, reference (did you mean 'reference'?)",
     "latent_dmi=3": "unknown setting (did you mean 'latent_dim'?)",
-    "+encoder.hiden=[3]": ("encoder.hiden=[3]", "unknown; allowed: hidden, activation, context_dim (did you mean 'hidden'?)"),
+    "+encoder.hiden=[3]": ("encoder.hiden=[3]", "unknown; allowed: hidden, activation (did you mean 'hidden'?)"),
     "likelihood.variance=pixel": "unknown setting with likelihood=bernoulli; it belongs to likelihood=gaussian",
     "encoder._target_=os.system": "is not among the things a configuration may build (public names of vaelab, or an entry point of vaelab.components)",
     "~latent_dim": ("latent_dim=???", "has to be given"),

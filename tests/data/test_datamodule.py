@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from vaelab.data import datamodule
 from vaelab.data.datamodule import ImageDataModule
 from vaelab.data.datasets import ImageData, Split
 from vaelab.errors import SettingError
@@ -101,6 +102,65 @@ def test_a_density_gets_dequantised_pixels_that_change_with_the_step() -> None:
     assert torch.equal((b * 256).floor(), images().train.x[:50].float())
 
 
+@pytest.mark.parametrize("val, val_size, expected", [(15, None, 15), (0, None, N // 10), (15, 5, 5)])
+def test_null_validates_on_what_the_data_set_has_or_on_a_tenth(
+    val: int, val_size: int | None, expected: int
+) -> None:
+    module = make(data=images(val=val), val_size=val_size)
+    assert [module.size("train"), module.size("val")] == [N + val - expected, expected]
+
+
+def test_images_that_do_not_fit_on_the_device_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is one that has no memory at all: what arrives there is known by its shape."""
+    free = {
+        "bytes": 2 * (N + TEST + 4 * TEST) * 20
+    }  # the splits as bytes, those that are tested as float32 too
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free["bytes"], 2**40))
+    module, device = make(val_size=0), torch.device("cuda")
+    assert not datamodule._fits(module._splits, device)
+    free["bytes"] += 1
+    assert datamodule._fits(module._splits, device)
+    assert datamodule._fits(module._splits, torch.device("cpu"))
+    monkeypatch.setattr(datamodule, "_fits", lambda splits, device: False)
+    module.move_to(torch.device("meta"), torch.float64)
+    assert {split.x.device.type for split in module._splits.values()} == {"cpu"}
+    looked_up, select = [], torch.Tensor.index_select
+
+    def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+        looked_up.append(index.device.type)
+        return select(self, dim, index)
+
+    monkeypatch.setattr(torch.Tensor, "index_select", index_select)
+    for batch in (
+        module.train_batch(torch.tensor([3, 1]), 0),
+        module.evaluation_batch("test", torch.tensor([3, 1])),
+    ):
+        assert (batch.x.device.type, batch.x.dtype, batch.x.shape) == ("meta", torch.float64, (2, 1, 5, 4))
+        assert batch.y.device.type == "meta"
+    assert module._pixels["test"].device.type == "cpu"
+    assert set(looked_up) == {"cpu"}, "an index on the device does not reach images in memory"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("binarize", ["none", "fixed", "dynamic"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_streamed_batches_are_those_of_images_on_the_device(
+    monkeypatch: pytest.MonkeyPatch, binarize: str, split: str
+) -> None:
+    device, batches = torch.device("cuda", 0), []
+    for fits in (True, False):
+        monkeypatch.setattr(datamodule, "_fits", lambda splits, device, fits=fits: fits)
+        module = make(binarize=binarize)
+        module.move_to(device)
+        assert module._splits["train"].x.device.type == ("cuda" if fits else "cpu")
+        index = torch.tensor([3, 1, 4], device=device)
+        batch = module.train_batch(index, 7) if split == "train" else module.evaluation_batch("test", index)
+        assert batch.x.device == batch.y.device == batch.index.device == device
+        batches.append(batch)
+    assert torch.equal(batches[0].x, batches[1].x)
+    assert torch.equal(batches[0].y, batches[1].y)
+
+
 @pytest.mark.parametrize(
     "settings, names",
     [
@@ -110,6 +170,11 @@ def test_a_density_gets_dequantised_pixels_that_change_with_the_step() -> None:
         ({"val_size": -1}, "data.val_size=-1"),
         ({"train_size": 51}, "data.train_size=51.*at most 50"),
         ({"eval_batch_size": None}, "data.eval_batch_size"),
+        ({"val_size": 2.5}, "data.val_size=2.5.* or null"),
+        (
+            {"path": "own.npz"},
+            "data.path=own.npz: data=made up does not take it; data=arrays, data=folder does",
+        ),
     ],
 )
 def test_refused(settings: dict[str, Any], names: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -11,6 +12,7 @@ import socket
 import struct
 import tempfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 from vaelab.data import cache, datasets, sources
 from vaelab.data.sources import DamagedFile, DataFile, DataUnavailable, Source
+from vaelab.errors import SettingError
 
 RNG = np.random.default_rng(0)
 IMAGES = {
@@ -349,6 +353,166 @@ def test_digits_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_array_equal(torch.cat([images.train.y, images.test.y]).numpy(), np.asarray(target))
         assert images.digests == {file.name: file.sha256 for file in sources.SOURCES["digits"].files}
         monkeypatch.setattr("sklearn.datasets.load_digits", refuse)
+
+
+def placed(tmp_path: Path, name: str, content: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data directory with these files of a source, whose digests are theirs where the source has any."""
+    source = sources.SOURCES[name]
+    if source.is_checked:
+        known = tuple(replace(file, sha256=None) for file in describe(content))  # md5 alone
+        monkeypatch.setitem(sources.SOURCES, name, replace(source, files=known))
+    (tmp_path / source.folder).mkdir(parents=True, exist_ok=True)
+    for file, value in content.items():
+        (tmp_path / source.folder / file).write_bytes(value)
+    return tmp_path
+
+
+def digests(content: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(value).hexdigest() for name, value in content.items()}
+
+
+def test_kmnist_is_read_as_mnist_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = datasets.load("kmnist", placed(tmp_path, "kmnist", CONTENT, monkeypatch))
+    np.testing.assert_array_equal(images.train.x[:, 0].numpy(), IMAGES["train"])
+    np.testing.assert_array_equal(images.test.y.numpy(), LABELS["t10k"])
+    assert images.digests == digests(CONTENT)
+
+
+def test_emnist_is_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w") as archive:
+        for split, ours in (("train", "train"), ("test", "t10k")):
+            columns = IMAGES[ours].transpose(0, 2, 1)  # as it is distributed
+            archive.writestr(f"gzip/emnist-balanced-{split}-images-idx3-ubyte.gz", idx(columns))
+            archive.writestr(f"gzip/emnist-balanced-{split}-labels-idx1-ubyte.gz", idx(LABELS[ours]))
+            archive.writestr(f"gzip/emnist-letters-{split}-labels-idx1-ubyte.gz", b"not looked at")
+    content = {"gzip.zip": stored.getvalue()}
+    images = datasets.load("emnist", placed(tmp_path, "emnist", content, monkeypatch))
+    for split, ours in ((images.train, "train"), (images.test, "t10k")):
+        assert split.x.is_contiguous()
+        np.testing.assert_array_equal(split.x[:, 0].numpy(), IMAGES[ours])
+        np.testing.assert_array_equal(split.y.numpy(), LABELS[ours])
+    assert images.digests == digests(content)
+    (tmp_path / "EMNIST/raw/gzip.zip").unlink()
+    again = datasets.load("emnist", tmp_path)  # from the cache, whose record knows what was read
+    assert again.digests == digests(content)
+    assert again.identity == "emnist"
+
+
+def test_usps_are_the_pixels_of_torchvision(
+    tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mnist_dir / "USPS/usps.t.bz2"
+    if not real.is_file():
+        pytest.skip("usps.t.bz2 is not in DATA_DIR")
+    assert hashlib.md5(real.read_bytes()).hexdigest() == sources.SOURCES["usps"].files[1].md5
+    lines = bz2.decompress(real.read_bytes()).splitlines(keepends=True)
+    content = {
+        "usps.bz2": bz2.compress(b"".join(lines[:50])),
+        "usps.t.bz2": bz2.compress(b"".join(lines[50:60])),
+    }
+    images = datasets.load("usps", placed(tmp_path, "usps", content, monkeypatch))
+    assert (len(images.train), len(images.test), images.image_shape) == (50, 10, (1, 16, 16))
+    grey = [[float(pixel.split(b":")[1]) for pixel in line.split()[1:]] for line in lines[:50]]
+    expected = (np.array(grey).reshape(50, 16, 16) + 1) / 2 * 255
+    off = expected - images.train.x[:, 0].numpy()
+    assert -1e-4 < off.min() <= off.max() < 1, "rounded down"
+    assert images.train.y.tolist() == [int(line.split()[0]) - 1 for line in lines[:50]]
+
+
+def matlab(**matrices: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    scipy.io.savemat(file, matrices)
+    return file.getvalue()
+
+
+FACES = RNG.integers(0, 256, (205, 28, 20), np.uint8)
+
+
+def test_frey_faces_from_either_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = io.BytesIO()
+    np.savez(packed, allow_pickle=False, images=FACES)
+    monkeypatch.setitem(
+        sources.SOURCES,
+        "frey_faces",
+        replace(sources.SOURCES["frey_faces"], or_files=describe({"freyfaces.npz": packed.getvalue()})),
+    )
+    forms = {"frey_rawface.mat": matlab(ff=FACES.reshape(205, 560).T), "freyfaces.npz": packed.getvalue()}
+    for form, value in forms.items():
+        images = datasets.load(
+            "frey_faces", placed(tmp_path / form, "frey_faces", {form: value}, monkeypatch)
+        )
+        np.testing.assert_array_equal(images.train.x[:, 0].numpy(), FACES[:5])
+        np.testing.assert_array_equal(images.test.x[:, 0].numpy(), FACES[5:])
+        assert images.digests == digests({form: value})
+
+
+def silhouettes(n: int = 3) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    upright = {split: RNG.integers(0, 2, (n, 28, 28), np.uint8) for split in ("train", "val", "test")}
+    stored = {f"{split}_data": 1 - x.transpose(0, 2, 1).reshape(n, 784) for split, x in upright.items()}
+    return upright, stored | {f"{split}_labels": np.array([[1], [101], [5]], np.uint8) for split in upright}
+
+
+def test_silhouettes_are_upright_and_the_object_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upright, stored = silhouettes()
+    content = {"caltech101_silhouettes_28_split1.mat": matlab(**stored)}
+    images = datasets.load(
+        "caltech_silhouettes", placed(tmp_path, "caltech_silhouettes", content, monkeypatch)
+    )
+    assert images.val is not None
+    assert images.num_levels == 2
+    for split, found in (("train", images.train), ("val", images.val), ("test", images.test)):
+        np.testing.assert_array_equal(found.x[:, 0].numpy(), upright[split])
+        assert found.y.tolist() == [0, 100, 4]
+
+
+def test_a_file_that_nothing_checks_is_read_anew_and_tells_itself_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    for _ in range(2):
+        upright, stored = silhouettes()
+        content = {"caltech101_silhouettes_28_split1.mat": matlab(**stored)}
+        images = datasets.load(
+            "caltech_silhouettes", placed(tmp_path, "caltech_silhouettes", content, monkeypatch)
+        )
+        np.testing.assert_array_equal(images.train.x[:, 0].numpy(), upright["train"])
+        seen.add(images.identity)
+    assert len(seen) == 2
+    assert {identity.partition(":")[0] for identity in seen} == {"caltech_silhouettes"}
+
+
+@pytest.mark.parametrize(
+    "content, rule",
+    [
+        (b"no matrix", "cannot be read as a MATLAB file"),
+        (matlab(gg=FACES), "holds no matrix ff of 560 x N bytes"),
+        (matlab(ff=FACES.reshape(205, 560)), "holds no matrix ff of 560 x N bytes"),
+        (matlab(ff=FACES.reshape(205, 560).T / 255), "holds no matrix ff of 560 x N bytes"),
+    ],
+)
+def test_a_wrong_matlab_file_is_refused(
+    tmp_path: Path, content: bytes, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = placed(tmp_path, "frey_faces", {"frey_rawface.mat": content}, monkeypatch)
+    with pytest.raises(
+        SettingError, match=f"data=frey_faces: {data_dir}/FreyFaces/frey_rawface.mat:? {rule}"
+    ):
+        datasets.load("frey_faces", data_dir)
+
+
+def test_real_frey_faces_and_silhouettes(mnist_dir: Path) -> None:
+    if not (mnist_dir / "FreyFaces").is_dir() or not (mnist_dir / "Caltech101Silhouettes").is_dir():
+        pytest.skip("they are not in DATA_DIR")
+    faces = datasets.load("frey_faces", mnist_dir)
+    assert (len(faces.train), len(faces.test), faces.image_shape) == (1765, 200, (1, 28, 20))
+    shapes = datasets.load("caltech_silhouettes", mnist_dir)
+    assert shapes.val is not None
+    assert (len(shapes.train), len(shapes.val), len(shapes.test)) == (4100, 2264, 2307)
+    assert float(shapes.train.x.double().mean()) == pytest.approx(1 - 0.551, abs=1e-3)
+    assert shapes.train.x[:, 0, 13:15, 13:15].double().mean() > 0.8, "the object is in the middle"
 
 
 def test_mnist_is_mnist(mnist_dir: Path) -> None:

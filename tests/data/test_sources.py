@@ -141,7 +141,7 @@ def test_a_damaged_file_is_named_and_neither_used_nor_fetched(
     message = str(caught.value)
     assert message.startswith("data=mnist: ")
     assert str(tmp_path / "MNIST/raw/a.gz") in message
-    assert FILES[0].sha256 in message
+    assert str(FILES[0].sha256) in message
     assert hashlib.sha256(b"imagez").hexdigest() in message
     assert seen == []
     assert (tmp_path / "MNIST/raw/a.gz").read_bytes() == b"imagez"
@@ -152,6 +152,33 @@ def test_a_wrong_md5_alone_is_damage_too(tmp_path: Path, source: Source) -> None
     file = replace(FILES[0], md5="0" * 32)
     with pytest.raises(DamagedFile, match=r"md5 0{32}"):
         sources.verify(source, file, tmp_path / "MNIST/raw/a.gz")
+
+
+def test_digests_that_are_not_known_are_not_checked_and_the_one_seen_is_told(
+    tmp_path: Path, source: Source
+) -> None:
+    place(tmp_path)
+    path, right = tmp_path / "MNIST/raw/a.gz", FILES[0].sha256
+    for md5, sha256 in ((FILES[0].md5, None), (None, right), (None, None)):
+        assert sources.verify(source, DataFile("a.gz", md5, sha256), path) == right
+    for md5, sha256 in (("0" * 32, None), (None, "0" * 64)):
+        with pytest.raises(DamagedFile):
+            sources.verify(source, DataFile("a.gz", md5, sha256), path)
+    assert [str(DataFile("a")), str(DataFile("a", md5="0")), str(FILES[0])] == [
+        "a",
+        "a  md5 0",
+        f"a.gz  6 bytes, md5 {FILES[0].md5}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["frey_faces", "caltech_silhouettes"])
+def test_what_is_placed_by_hand_is_asked_for(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataUnavailable) as caught:
+        sources.require(name, tmp_path)
+    source, message = sources.SOURCES[name], str(caught.value)
+    assert f"put into {tmp_path / source.folder}\n             {source.files[0].name}\n" in message
+    assert f"from       {source.origin}\n" in message
+    assert "placed by hand" in message
 
 
 def test_a_mirror_that_answers_comes_first(
@@ -301,10 +328,12 @@ def test_the_refusal_needs_no_torch(tmp_path: Path) -> None:
 def test_every_source_is_well_formed() -> None:
     for name, source in sources.SOURCES.items():
         assert source.name == name
-        assert source.embedded == (not source.mirrors)
+        by_hand = source.origin is not None
+        assert (source.embedded or by_hand) == (not source.mirrors)
+        assert source.is_checked != by_hand, "what is downloaded is checked"
         assert all(mirror.endswith("/") for mirror in source.mirrors)
         for file in source.files + source.or_files:
-            assert (len(file.md5), len(file.sha256)) == (32, 64)
-            int(file.md5 + file.sha256, 16)
+            for digest, length in ((file.md5, 32), (file.sha256, 64)):
+                assert digest is None or (len(digest) == length and int(digest, 16) >= 0)
     keys = [source.key for source in sources.SOURCES.values()]
     assert len(set(keys)) == len(keys)

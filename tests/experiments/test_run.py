@@ -26,7 +26,7 @@ from vaelab.runs.metrics import read
 from vaelab.training import VAEModule, read_checkpoint
 
 Compose = Callable[..., dict[str, Any]]
-OVERRIDES = ("data=digits", "data.binarize=dynamic", "latent_dim=2", "trainer.max_epochs=3", "trainer=cpu", "encoder.hidden=[64]", "decoder.hidden=[64]",
+OVERRIDES = ("data=digits", "data.batch_size=128", "data.binarize=dynamic", "latent_dim=2", "trainer.max_epochs=3", "trainer=cpu", "encoder.hidden=[64]", "decoder.hidden=[64]",
              "trainer.enable_progress_bar=false", "estimator.num_samples=50", "tags=[a,b]")  # fmt: skip
 
 

@@ -7,81 +7,16 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch import Tensor
+from torch.distributions import Independent, Normal
 
-from vaelab.batch import Batch
+from oracles import D, Oracle
 from vaelab.evidence import bound, importance
 from vaelab.evidence.importance import ImportanceAccumulator
-from vaelab.likelihoods import GaussianLikelihood
-from vaelab.models import VAE, Terms, closed_form_kl
-from vaelab.noise import Noise, Split, Stream
+from vaelab.models import Terms, closed_form_kl
 from vaelab.objectives import ELBO
 from vaelab.posteriors import LogVarianceNormal, NormalPosterior
 from vaelab.priors import StandardNormalPrior
-
-D, PIXELS = 2, 3
-SIGMA = 0.4
-
-
-class Flat(nn.Module):
-    """A linear network over the pixels of a 1 x 1 x PIXELS image."""
-
-    num_features = PIXELS
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(-3)
-
-
-class LinearDecoder(nn.Module):
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return (z @ self.weight.T + self.bias).unflatten(-1, (1, 1, PIXELS))
-
-
-class Oracle:
-    """p(z) = N(0, I), p(x|z) = N(Wz + b, SIGMA^2 I): log p(x) is that of N(b, W W^T + SIGMA^2 I).
-
-    W has orthogonal columns, so that the exact posterior is a diagonal Gaussian, which ``exact=True`` plugs in.
-    """
-
-    def __init__(self, exact: bool) -> None:
-        torch.manual_seed(0)
-        W = torch.linalg.qr(torch.randn(PIXELS, D, dtype=torch.float64)).Q * torch.tensor(
-            [1.0, 0.7], dtype=torch.float64
-        )
-        b = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
-        posterior = NormalPosterior(PIXELS, D).double()
-        precision = 1 + (W.T @ W).diagonal() / SIGMA**2
-        gain = W.T / SIGMA**2 / precision[:, None]
-        with torch.no_grad():
-            posterior.mean.weight.copy_(gain)
-            posterior.mean.bias.copy_(-gain @ b)
-            posterior.log_variance.weight.zero_()
-            posterior.log_variance.bias.copy_(-precision.log() + (0.0 if exact else math.log(1.3)))
-            if not exact:
-                posterior.mean.bias.add_(0.2)
-        likelihood = GaussianLikelihood(
-            (1, 1, PIXELS), (0.0, 1.0), 256, variance="constant", sigma=SIGMA, sigma_floor=0.0
-        ).double()
-        self.model = VAE(Flat(), posterior, StandardNormalPrior(D).double(), LinearDecoder(W, b), likelihood)
-        self.x = torch.randn(7, PIXELS, dtype=torch.float64) @ torch.diag(
-            torch.tensor([1.0, 0.8, 0.5], dtype=torch.float64)
-        )
-        covariance = W @ W.T + SIGMA**2 * torch.eye(PIXELS, dtype=torch.float64)
-        self.log_px = MultivariateNormal(b, covariance).log_prob(self.x)
-        index = torch.arange(len(self.x))
-        self.batch = Batch(self.x.view(-1, 1, 1, PIXELS), torch.full_like(index, -1), index)
-
-    def eps(self, num_samples: int, repetition: int = 0) -> Tensor:
-        index = torch.arange(len(self.x))
-        draws = Noise(0).image_normal(
-            Stream.posterior, Split.test, index, (num_samples, D), repetition, torch.float64
-        )
-        return draws.transpose(0, 1)
 
 
 def test_with_the_exact_posterior_every_weight_is_the_evidence() -> None:

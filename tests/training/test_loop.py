@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vaelab.errors import SettingError
+from vaelab.experiments.assembly import assemble
+from vaelab.experiments.request import Request
 from vaelab.experiments.train import Result, train
 from vaelab.runs.metrics import read
 from vaelab.training import read_checkpoint
@@ -181,3 +184,35 @@ def test_a_run_is_the_same_twice_and_not_with_another_seed(compose: Compose) -> 
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_averaged_weights_are_tested_and_kept(compose: Compose) -> None:
+    result, _ = run(compose, "trainer.max_epochs=2", "optimizer.ema_decay=0.5", "optimizer.schedule=cosine")
+    state = read_checkpoint(result.directory / "checkpoints" / "best.ckpt")["state_dict"]
+    kept = load_file(result.directory / "model.safetensors")
+    assert any(not torch.equal(state[f"model.{name}"], state[f"averaged.{name}"]) for name in kept)
+    for name, weight in kept.items():
+        assert torch.equal(weight, state[f"averaged.{name}"])
+    rates = [row["optim/lr"] for row in read(result.directory / "metrics.csv") if "optim/lr" in row]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1 * rates[0]
+
+
+def test_pseudo_inputs_start_as_training_images(compose: Compose) -> None:
+    config = compose(
+        *SMALL, "prior=vamp", "prior.init=data", "prior.num_components=4", "data.binarize=threshold"
+    )
+    parts = assemble(config)
+    assert parts.data.images is not None
+    trained_on = (parts.data.images.train.x[:200] > 8).float().flatten(1)
+    for image in parts.module.model.prior.pseudo_inputs.flatten(1):
+        assert (trained_on - image).abs().amax(1).min() < 0.011  # kept inside the range by a hundredth of it
+
+
+@pytest.mark.parametrize("override", ["posterior=flow", "posterior.kind=coupling"])
+def test_a_part_that_the_model_makes_itself_is_refused(compose: Compose, override: str) -> None:
+    request = Request(overrides=("model=ladder", override))
+    with pytest.raises(
+        SettingError, match="LadderVAE makes its own posterior; it takes decoder, encoder, likelihood, prior"
+    ):
+        train(compose(*SMALL, "model=ladder", "posterior=flow"), request)

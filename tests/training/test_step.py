@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from vaelab.build import DataShape, build_model
 from vaelab.errors import SettingError
 from vaelab.noise import Noise, Stream
 from vaelab.objectives import ELBO
+from vaelab.training.rates import learning_rate
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
 N, B, D = 640, 64, 8
@@ -198,3 +200,48 @@ class DoubleNoise(Noise):
         self, stream: Stream, step: int, shape: Any, device: Any = "cpu", dtype: Any = None
     ) -> Tensor:
         return super().step_normal(stream, step, shape, device, torch.float64)
+
+
+def test_the_average_follows_the_weights() -> None:
+    x, model = images(), build_model(CONFIG, SHAPE)
+    averaged = copy.deepcopy(model).requires_grad_(False)
+    step = make_step(model, x, ema_decay=0.9)
+    step.averages = list(zip(averaged.parameters(), model.parameters(), strict=True))
+    expected = [p.detach().clone() for p in model.parameters()]
+    optimizer, noise = torch.optim.Adam(model.parameters(), 1e-2), Noise(3)
+    for number in range(4):
+        step(noise.order(number, N)[:B], number, optimizer, Tensor.backward)
+        expected = [0.9 * a + 0.1 * p.detach() for a, p in zip(expected, model.parameters(), strict=True)]
+    for a, b in zip(averaged.parameters(), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_gradient_that_is_too_long_is_left_out() -> None:
+    x, model = images(), build_model(CONFIG, SHAPE)
+    before = [p.detach().clone() for p in model.parameters()]
+    (long,) = run(make_step(model, x, skip_norm=1e-3), torch.optim.SGD(model.parameters(), 1.0), 1)
+    assert long["skipped"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    (short,) = run(make_step(model, x, skip_norm=1e6), torch.optim.SGD(model.parameters(), 1e-3), 1)
+    assert short["skipped"] == 0
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_the_learning_rate_is_that_of_the_step() -> None:
+    x, model = images(), build_model(CONFIG, SHAPE)
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    step = make_step(model, x, learning_rate=lambda number: 0.1 / (number + 1))
+    for number in (0, 3):
+        before = [p.detach().clone() for p in model.parameters()]
+        step(torch.arange(B), number, optimizer, Tensor.backward)
+        for old, p in zip(before, model.parameters(), strict=True):
+            torch.testing.assert_close(p, old - 0.1 / (number + 1) * p.grad)
+
+
+def test_the_cosine_ends_at_nothing() -> None:
+    rate = learning_rate("cosine", 2.0, num_steps=100, steps_per_epoch=10)
+    assert rate is not None
+    assert [rate(step) for step in (0, 50, 100, 120)] == pytest.approx([2.0, 1.0, 0.0, 0.0])
+    assert learning_rate("constant", 2.0, 100, 10) is None
+    with pytest.raises(SettingError, match=r"optimizer\.schedule=cosin: "):
+        learning_rate("cosin", 2.0, 100, 10)

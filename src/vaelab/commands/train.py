@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vaelab.commands import entry
 from vaelab.commands.entry import Typed
 from vaelab.data import sources
+from vaelab.data.own import OWN, settled
 from vaelab.experiments.check import check
 from vaelab.experiments.request import Request
 
@@ -42,6 +43,9 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
         directory=_job_name(typed) if typed.is_multirun else None,
     )
     data = config["data"]
+    if data["name"] in OWN:
+        settled(config)  # refused before torch is imported
+        return _train(config, asked)
     try:
         available = sources.require(data["name"], config["paths"]["data_dir"])
         if available.found == "cache" and not available.data_dir.exists():
@@ -69,7 +73,7 @@ def _fallback_config(fallback: str, typed: Typed) -> dict[str, Any]:
     kept = [override for override in typed.overrides if not override.startswith("data=")]
     config = _composed([*kept, f"data={fallback}"])
     own, data = _composed([f"data={fallback}"])["data"], config["data"]
-    data["val_size"] = min(data["val_size"], own["val_size"])
+    data["val_size"] = own["val_size"] if data["val_size"] is None else min(data["val_size"], own["val_size"])
     if not any(override.startswith("data.batch_size=") for override in kept):
         data["batch_size"] = own["batch_size"]
     return config

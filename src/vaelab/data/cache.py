@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,13 +183,23 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, record["sources"]
 
 
+def notes(folder: Path) -> tuple[str, ...]:
+    """What was said when the arrays of a cache folder were made."""
+    return tuple(_record(folder).get("notes", ()))
+
+
 def _entry(array: np.ndarray, size: int) -> dict:
     digest = hashlib.sha256(array.data if array.size else b"").hexdigest()
     return {"sha256": digest, "shape": list(array.shape), "dtype": array.dtype.str, "bytes": size}
 
 
 def write(
-    name: str, key: str, arrays: Mapping[str, np.ndarray], sources: Mapping[str, str], data_dir: Path
+    name: str,
+    key: str,
+    arrays: Mapping[str, np.ndarray],
+    sources: Mapping[str, str],
+    data_dir: Path,
+    notes: Sequence[str] = (),
 ) -> Path | None:
     """Keep ``arrays`` in the first place that takes them; the folder, or None if no place does.
 
@@ -197,14 +207,19 @@ def write(
     """
     for place in places(data_dir):
         try:
-            return _write(place.caches, name, key, arrays, sources)
+            return _write(place.caches, name, key, arrays, sources, notes)
         except OSError:  # read-only, full, ...: the next place
             continue
     return None
 
 
 def _write(
-    root: Path, name: str, key: str, arrays: Mapping[str, np.ndarray], sources: Mapping[str, str]
+    root: Path,
+    name: str,
+    key: str,
+    arrays: Mapping[str, np.ndarray],
+    sources: Mapping[str, str],
+    notes: Sequence[str],
 ) -> Path:
     import numpy as np
 
@@ -220,6 +235,7 @@ def _write(
                 _sync(file.fileno())
                 entries[stem] = _entry(contiguous, file.tell())
         record = {"schema": SCHEMA, "name": name, "key": key, "sources": dict(sources), "arrays": entries}
+        record |= {"notes": list(notes)} if notes else {}
         with open(temporary / RECORD, "w", encoding="utf-8") as file:
             json.dump(record, file, indent=1)
             file.flush()

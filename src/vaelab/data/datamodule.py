@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from typing import Protocol as TypingProtocol
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vaelab.batch import Batch
-from vaelab.data import datasets
+from vaelab.data import datasets, own
 from vaelab.data.chunks import ChunkLoader, ChunkPlan, IndexLoader
 from vaelab.data.datasets import ImageData, Split
 from vaelab.data.protocol import protocol
@@ -37,16 +37,18 @@ class ImageDataModule(L.LightningDataModule):
     """A data set of images, split, binarised and scaled by one protocol.
 
     Args:
-        name: data set, one of :data:`vaelab.data.sources.SOURCES`.
+        name: data set, one of :data:`vaelab.data.sources.SOURCES` or of a person's own, :data:`vaelab.data.own.OWN`.
         data_dir: where its files lie or go.
         noise: order of the training images and what changes with every visit (seed of the run).
         pixel_noise: what is sampled once: fixed binarisation, validation and test (``data.noise_seed``).
         support: the likelihood's; a density gets dequantised pixels.
         batch_size: images a minibatch, over all ranks.
-        val_size: images cut from the end of the training set for validation; 0 trains on all of it.
+        val_size: images cut from the end of the training set for validation; 0 trains on all of it. None = the data set's own
+            validation images, or else a tenth of those to train on.
         train_size: only the first so many training images, or None.
         eval_batch_size: images a batch in validation and test; the numbers do not depend on it.
         binarize, dequantize, pixel_range, noise_seed: see :class:`vaelab.data.protocol.Protocol`.
+        path, size, channels: of a person's own data, see :mod:`vaelab.data.arrays` and :mod:`vaelab.data.folder`.
         images: the data themselves, instead of ``name`` and ``data_dir``.
 
     Raises:
@@ -62,13 +64,16 @@ class ImageDataModule(L.LightningDataModule):
         pixel_noise: NoiseSource,
         support: str = "binary",
         batch_size: int = 128,
-        val_size: int = 10_000,
+        val_size: int | None = 10_000,
         train_size: int | None = None,
         eval_batch_size: int = 1_000,
         binarize: str = "none",
         dequantize: str | bool = "auto",
         pixel_range: Sequence[float] = (0.0, 1.0),
         noise_seed: int = 0,
+        path: str | Path | None = None,
+        size: int | None = None,
+        channels: int | None = None,
         images: ImageData | None = None,
     ) -> None:
         super().__init__()
@@ -76,7 +81,9 @@ class ImageDataModule(L.LightningDataModule):
         integer("data.eval_batch_size", eval_batch_size, 1)
         if train_size is not None:
             integer("data.train_size", train_size, 1)
+        own.refuse_unread(name, path=path, size=size, channels=channels)
         self.dataset, self.data_dir = name, Path(data_dir)
+        self._own_settings = {"path": path, "size": size, "channels": channels}
         self.noise, self.pixel_noise = noise, pixel_noise
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.train_size = val_size, train_size
@@ -99,14 +106,14 @@ class ImageDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Fetch and decode, in one process."""
         if self.images is None:
-            self.images = datasets.load(self.dataset, self.data_dir)
+            self.images = datasets.load(self.dataset, self.data_dir, **self._own_settings)
 
     def setup(self, stage: str | None = None) -> None:
         """Cut the validation set; binarise what is sampled once."""
         if self._splits:
             return
         if self.images is None:
-            self.images = datasets.load(self.dataset, self.data_dir, download=False)
+            self.images = datasets.load(self.dataset, self.data_dir, download=False, **self._own_settings)
         images = self.images
         self.protocol = protocol(images.num_levels, **self._protocol_settings)  # pyright: ignore[reportArgumentType]
         train, val = _cut(images, self.val_size)
@@ -144,7 +151,7 @@ class ImageDataModule(L.LightningDataModule):
     def move_to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         """Give batches on ``device``, of type ``dtype``; hold the images there too where they fit in half of its free memory."""
         self.device, self.dtype = device, dtype
-        if device == self._storage or not _fits(self._splits["train"].x, device):
+        if device == self._storage or not _fits(self._splits, device):
             return
         for name, split in self._splits.items():
             self._splits[name] = Split(split.x.to(device), split.y.to(device))
@@ -153,6 +160,17 @@ class ImageDataModule(L.LightningDataModule):
 
     def size(self, split: SplitName) -> int:
         return len(self._splits[split].x)
+
+    @property
+    def identity(self) -> str:
+        """What the data are called on a number's card; see :class:`vaelab.data.datasets.ImageData`."""
+        return self.dataset if self.images is None else self.images.identity
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the labels; 0 where not every training and test image has one."""
+        labels = torch.cat([self._splits[name].y for name in ("train", "val", "test")])
+        return int(labels.max()) + 1 if bool((labels >= 0).all()) else 0
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -223,23 +241,27 @@ class ImageDataModule(L.LightningDataModule):
         return self.trainer
 
 
-def _cut(images: ImageData, val_size: int) -> tuple[Split, Split]:
+def _cut(images: ImageData, val_size: int | None) -> tuple[Split, Split]:
     """Training and validation images: the last ``val_size`` of all that is not test; an official validation set stands last."""
     x, y = images.train.x, images.train.y
     if images.val is not None:
         x, y = torch.cat([x, images.val.x]), torch.cat([y, images.val.y])
+    if val_size is None:
+        val_size = max(1, len(x) // 10) if images.val is None else len(images.val)
     if isinstance(val_size, bool) or not isinstance(val_size, int) or not 0 <= val_size < len(x):
         raise SettingError(
             "data.val_size",
             val_size,
-            f"must be an integer from 0 to {len(x) - 1}, the training images less one",
+            f"must be an integer from 0 to {len(x) - 1}, the training images less one, or null",
         )
     cut = len(x) - val_size
     return Split(x[:cut], y[:cut]), Split(x[cut:], y[cut:])
 
 
-def _fits(images: Tensor, device: torch.device) -> bool:
+def _fits(splits: Mapping[str, Split], device: torch.device) -> bool:
+    """Whether all splits, and the pixels that validation and test keep as float32, take less than half of the device's free memory."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return images.numel() * images.element_size() < free / 2
+    kept = sum(4 * splits[name].x.numel() for name in ("val", "test"))
+    return kept + sum(split.x.numel() for split in splits.values()) < free / 2

@@ -27,12 +27,25 @@ USER_AGENT = "pytorch/vision"  # torchvision's own, so that the probe meets the 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A source file and what it must be: hexadecimal digests, size in bytes."""
+    """A source file and what it must be: hexadecimal digests, size in bytes; None = not known.
+
+    Each digest that is known is checked. A file without any is taken as it is; what it was is in the record of the run.
+    """
 
     name: str
-    md5: str
-    sha256: str
-    size: int
+    md5: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+    @property
+    def is_checked(self) -> bool:
+        return self.md5 is not None or self.sha256 is not None
+
+    def __str__(self) -> str:
+        """As in a list of what is missing."""
+        size = f"{self.size} bytes" if self.size is not None else None
+        md5 = f"md5 {self.md5}" if self.md5 is not None else None
+        return f"{self.name}  {', '.join(filter(None, (size, md5)))}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -43,29 +56,38 @@ class Source:
         name: as in ``data=<name>``.
         folder: under the data directory, as torchvision lays it out, e.g. ``MNIST/raw``.
         files: what the mirrors hold. For an embedded data set: its arrays, as raw uint8.
-        mirrors: base URLs, each ending in a slash.
-        format: ``idx`` (the MNIST family), ``bits`` (Larochelle's text files or their packed form) or
-            ``embedded`` (comes with an installed package and never needs a network).
+        mirrors: base URLs, each ending in a slash; none where the files are placed by hand.
+        format: ``idx`` (the MNIST family), ``bits`` (Larochelle's text files or their packed form), ``emnist`` (its archive),
+            ``usps`` (libsvm's text), ``frey`` and ``silhouettes`` (MATLAB files) or ``embedded`` (comes with an installed
+            package and never needs a network).
         num_levels: pixels are integers 0 .. num_levels - 1.
         or_files: the same data in another form, used in place of ``files`` where it is found; on no mirror.
+        origin: the page that describes files without a mirror.
     """
 
     name: str
     folder: str
     files: tuple[DataFile, ...]
     mirrors: tuple[str, ...]
-    format: Literal["idx", "bits", "embedded"]
+    format: Literal["idx", "bits", "emnist", "usps", "frey", "silhouettes", "embedded"]
     num_levels: int
     or_files: tuple[DataFile, ...] = ()
+    origin: str | None = None
 
     @property
     def embedded(self) -> bool:
         return self.format == "embedded"
 
     @property
+    def is_checked(self) -> bool:
+        """Whether it is known what the files must be. Where it is not, decoded arrays are not kept: nothing would tell of which file."""
+        return all(file.is_checked for file in self.files)
+
+    @property
     def key(self) -> str:
         """Names the decoded arrays: a digest of the files' digests and of the decoder's version."""
-        parts = [self.format, str(DECODER_VERSION), *(file.sha256 for file in self.files + self.or_files)]
+        digests = [file.sha256 or file.md5 or "" for file in self.files + self.or_files]
+        parts = [self.format, str(DECODER_VERSION), *digests]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -170,6 +192,84 @@ SOURCES: dict[str, Source] = {
         mirrors=("http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",),
         format="bits",
         num_levels=2,
+    ),
+    "kmnist": Source(
+        name="kmnist",
+        folder="KMNIST/raw",
+        files=(
+            DataFile(
+                "train-images-idx3-ubyte.gz",
+                "bdb82020997e1d708af4cf47b453dcf7",
+                "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+                18165135,
+            ),
+            DataFile(
+                "train-labels-idx1-ubyte.gz",
+                "e144d726b3acfaa3e44228e80efcd344",
+                "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+                29497,
+            ),
+            DataFile(
+                "t10k-images-idx3-ubyte.gz",
+                "5c965bf0a639b31b8f53240b1b52f4d7",
+                "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+                3041136,
+            ),
+            DataFile(
+                "t10k-labels-idx1-ubyte.gz",
+                "7320c461ea6c1c855c0b718fb2a4b134",
+                "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+                5120,
+            ),
+        ),
+        mirrors=("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+        format="idx",
+        num_levels=256,
+    ),
+    "emnist": Source(
+        name="emnist",
+        folder="EMNIST/raw",
+        files=(DataFile("gzip.zip", "58c8d27c78d21e728a6bc7b3cc06412e", None, 561753746),),
+        mirrors=("https://biometrics.nist.gov/cs_links/EMNIST/",),
+        format="emnist",
+        num_levels=256,
+    ),
+    "usps": Source(
+        name="usps",
+        folder="USPS",
+        files=(
+            DataFile("usps.bz2", "ec16c51db3855ca6c91edd34d0e9b197"),
+            DataFile("usps.t.bz2", "8ea070ee2aca1ac39742fdd1ef5ed118", None, 1831726),
+        ),
+        mirrors=("https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/",),
+        format="usps",
+        num_levels=256,
+    ),
+    "frey_faces": Source(
+        name="frey_faces",
+        folder="FreyFaces",
+        files=(DataFile("frey_rawface.mat"),),
+        or_files=(
+            DataFile(
+                "freyfaces.npz",
+                "8e04202506dea573d984467bb83e3fa5",
+                "c12a56fa8f3b39089cc1781003ef55b91af3e9c5f6a225256078d4a13aa06dcc",
+                996841,
+            ),
+        ),
+        mirrors=(),
+        format="frey",
+        num_levels=256,
+        origin="https://cs.nyu.edu/~roweis/data.html",
+    ),
+    "caltech_silhouettes": Source(
+        name="caltech_silhouettes",
+        folder="Caltech101Silhouettes",
+        files=(DataFile("caltech101_silhouettes_28_split1.mat"),),
+        mirrors=(),
+        format="silhouettes",
+        num_levels=2,
+        origin="https://people.cs.umass.edu/~marlin/data.shtml",
     ),
     "digits": Source(
         name="digits",
@@ -290,6 +390,8 @@ def _require_source(
             paths = tuple(present[file.name] for file in form)
             return Availability(source.name, "files", data_dir, files=paths)
     missing = [file for file in source.files if file.name not in present]
+    if not source.mirrors:
+        raise unavailable(source, data_dir, missing, ["no server; the file is placed by hand"])
     if not download:
         raise unavailable(source, data_dir, missing, ["downloading is switched off"])
     answered, failures = probe(f"{mirror}{missing[0].name}" for mirror in source.mirrors)
@@ -313,17 +415,18 @@ def locate(source: Source, data_dir: Path) -> dict[str, Path]:
     return present
 
 
-def verify(source: Source, file: DataFile, path: Path) -> None:
-    """Raise :class:`DamagedFile` unless ``path`` has both digests of ``file``."""
+def verify(source: Source, file: DataFile, path: Path) -> str:
+    """The SHA-256 of ``path``; :class:`DamagedFile` unless it has the digests that are known of ``file``."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as stream:
         while chunk := stream.read(1 << 20):
             sha256.update(chunk)
             md5.update(chunk)
-    if sha256.hexdigest() != file.sha256:
+    if file.sha256 not in (None, sha256.hexdigest()):
         raise DamagedFile(source.name, path, f"sha256 {file.sha256}", f"sha256 {sha256.hexdigest()}")
-    if md5.hexdigest() != file.md5:
+    if file.md5 not in (None, md5.hexdigest()):
         raise DamagedFile(source.name, path, f"md5 {file.md5}", f"md5 {md5.hexdigest()}")
+    return sha256.hexdigest()
 
 
 def probe(urls: Iterable[str]) -> tuple[str | None, list[str]]:
@@ -389,14 +492,14 @@ def unavailable(
     source: Source, data_dir: Path, missing: Iterable[DataFile], failures: Iterable[str]
 ) -> DataUnavailable:
     """The one message that a person gets: where it looked, what failed, and three ways on."""
-    by_hand = [f"{file.name}  {file.size} bytes, md5 {file.md5}" for file in missing]
+    by_hand = [str(file) for file in missing]
     if source.or_files:
         by_hand += ["or, in their place, " + ", ".join(file.name for file in source.or_files)]
     sections = [
         ("looked in", [str(place.files / source.folder) for place in cache.places(data_dir)]),
         ("tried", list(failures)),
         ("by hand", [f"put into {data_dir / source.folder}", *by_hand]),
-        ("from", list(source.mirrors)),
+        ("from", [source.origin] if source.origin else list(source.mirrors)),
         ("elsewhere", [f"if you have them, set paths.data_dir to the folder that holds {source.folder}"]),
         ("offline", ["data=digits needs no network"]),
     ]

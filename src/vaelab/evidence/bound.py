@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vaelab.evidence.estimates import exact
-from vaelab.models.terms import Terms, sum_layers
+from vaelab.models.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,7 @@ def bound(terms: Terms, closed_form: bool) -> BoundValues:
         closed_form: take the rate in closed form.
     """
     log_px = exact(terms.log_px)
-    if closed_form:
-        rate = exact(terms.rate(closed_form=True)).expand_as(log_px)
-    else:
-        rate = exact(sum_layers(terms.log_ratios))
+    rate = exact(terms.rates(closed_form)).expand_as(log_px)
     elbo, distortion = log_px - rate, -log_px
     several = len(log_px) > 1
     return BoundValues(

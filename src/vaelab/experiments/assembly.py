@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
-from vaelab.build import DataShape, build, build_data, build_model, build_objective, likelihood_support
+from vaelab.build import (
+    PARTS,
+    DataShape,
+    build,
+    build_data,
+    build_model,
+    build_objective,
+    likelihood_support,
+    model_takes,
+    resolve,
+)
 from vaelab.data.chunks import ChunkPlan
 from vaelab.data.datamodule import ImageDataModule
+from vaelab.data.own import settled
 from vaelab.errors import SettingError
 from vaelab.evidence import NLL, label
 from vaelab.noise import Noise
 from vaelab.training import AtomicCheckpointIO, EvaluationSettings, StepSettings, Trainer, VAEModule
+from vaelab.training.rates import learning_rate
 
 T = TypeVar("T")
 
@@ -55,6 +68,7 @@ def assemble(config: dict[str, Any]) -> Parts:
     Raises:
         SettingError: whatever is wrong with the configuration or with the data.
     """
+    config = settled(config)
     noise = Noise(config["seed"])
     if "_target_" in config["logger"]:  # refused now: the one that counts is made in the run directory
         build(config["logger"], "logger", save_dir=config["paths"]["log_dir"])
@@ -62,17 +76,23 @@ def assemble(config: dict[str, Any]) -> Parts:
     data = build_data(config)
     data.prepare_data()
     data.setup()
-    model = build_model(
-        config, DataShape(data.image_shape, data.protocol.num_levels, data.protocol.pixel_range)
-    )
+    protocol = data.protocol
+    shape = DataShape(data.image_shape, protocol.num_levels, protocol.pixel_range, data.num_classes)
+    model = build_model(config, shape)
+    _initialise_prior(model, data, noise)
     trainer, optimizer = config["trainer"], dict(config["optimizer"])
     step_settings = StepSettings(
-        accumulate=optimizer.pop("accumulate"),
-        clip_norm=optimizer.pop("clip_norm"),
+        **{
+            key: optimizer.pop(key)
+            for key in ("accumulate", "clip_norm", "skip_norm", "samples_at_once", "ema_decay")
+        },
         scaled=str(trainer["precision"]) in ("16-mixed", "16"),
     )
+    schedule = optimizer.pop("schedule")
     _check_optimizer(optimizer)
     plan = _plan(config, data, step_settings.accumulate)
+    rate = learning_rate(schedule, optimizer["lr"], plan.num_steps, plan.steps_per_epoch)
+    step_settings = replace(step_settings, learning_rate=rate)
     data.plan = plan
     name = label(support, data.protocol.is_binary, data.protocol.dequantize)
     estimator = config["estimator"]
@@ -92,6 +112,31 @@ def assemble(config: dict[str, Any]) -> Parts:
         val_check_interval=trainer["val_check_interval"],
     )
     return Parts(config, data, module, plan, name)
+
+
+def _initialise_prior(model: Any, data: ImageDataModule, noise: Noise) -> None:
+    """Hand training images to a prior that starts from some."""
+    wanted = getattr(model.prior, "num_images_wanted", 0)
+    if wanted > data.size("train"):
+        raise SettingError(
+            "prior.num_components", wanted, f"must be at most the {data.size('train')} training images"
+        )
+    if wanted:
+        index = noise.order(0, data.size("train"))[:wanted]
+        model.prior.initialise(data.train_batch(index, 0).x)
+
+
+def check_takes(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse what was typed for a part that the model has not got: nobody would read it."""
+    takes = model_takes(config)
+    for override in overrides:
+        setting, _, value = override.lstrip("+~").partition("=")
+        group = re.split(r"[.@/]", setting)[0]
+        if group in PARTS and group not in takes:
+            name = resolve(config["model"]["_target_"], "model").__name__
+            raise SettingError(
+                setting, value, f"{name} makes its own {group}; it takes {', '.join(sorted(takes))}"
+            )
 
 
 def build_trainer(parts: Parts) -> Trainer:

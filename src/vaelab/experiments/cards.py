@@ -32,6 +32,7 @@ def protocol_record(
         "label": label,
         "kl": "closed_form" if closed_form else "monte_carlo",
         "selected_by": selected_by,
+        **({"given": "y"} if config["model"].get("conditional") else {}),
     }
 
 
@@ -86,8 +87,15 @@ def cards(
 
     out = []
     for metric in ("elbo", "rate", "distortion"):
-        exact = metric == "rate" and protocol["kl"] == "closed_form"
-        e = estimate(columns[metric], None if exact else columns.get(f"{metric}_variance"))
+        variance = columns.get(f"{metric}_variance")
+        if (
+            metric == "rate"
+            and protocol["kl"] == "closed_form"
+            and variance is not None
+            and not variance.any()
+        ):
+            variance = None  # nothing was drawn for it
+        e = estimate(columns[metric], variance)
         bits = (
             {"bits_per_dim": bits_per_dim(-e.value, protocol, num_pixels)}
             if metric == "elbo" and is_nll

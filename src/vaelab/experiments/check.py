@@ -80,7 +80,6 @@ INTEGERS_OR_NULL = {
 CHOICES: dict[str, tuple[Any, ...]] = {
     "score.mode": ("max", "min"),
     "data.fallback": (None, *SOURCES),
-    "optimizer.fused": ("auto", True, False),
     "trainer.deterministic": (None, True, False, "warn"),
     "trainer.enable_progress_bar": (True, False),
 }
@@ -107,6 +106,8 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
             integer(setting, _at(config, setting), least, " or null")
     for setting, allowed in CHOICES.items():
         choice(setting, _at(config, setting), allowed)
+    if "fused" in config["optimizer"]:
+        choice("optimizer.fused", config["optimizer"]["fused"], ("auto", True, False))
     for setting in ("seed", "data.noise_seed"):
         seed = _at(config, setting)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

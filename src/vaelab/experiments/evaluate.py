@@ -85,7 +85,7 @@ def sample(options: dict[str, Any]) -> list[Path]:
     check_evaluation(options)
     integer("num_samples", options["num_samples"], 1)
     stored = _open(options)
-    artist = Artist(stored.parts.module.model, stored.parts.data, stored.parts.module.noise)
+    artist = Artist(stored.parts.module.evaluated, stored.parts.data, stored.parts.module.noise)
     folder = stored.run.path / "samples" / f"{options['checkpoint']}_seed{artist.noise.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     best_step = read_manifest(stored.run).get("best_step")
@@ -131,7 +131,7 @@ def _open(options: dict[str, Any]) -> Stored:
     if options["seed"] is not None:
         parts.module.noise = Noise(options["seed"])
     load_weights(parts.module, checkpoint)
-    parts.module.model.eval()
+    parts.module.evaluated.eval()
     data = manifest["data"]
     warning = fallback_warning(data["requested"], data["actual"]) if data["fallback_reason"] else None
     return Stored(run, parts, checkpoint, selected_by(config, which == "best"), warning)

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from vaelab import figures
 from vaelab.build import build
-from vaelab.experiments.assembly import Parts, assemble, build_trainer
+from vaelab.experiments.assembly import Parts, assemble, build_trainer, check_takes
 from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
 from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
 from vaelab.experiments.request import Request
@@ -95,6 +95,7 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
     ):  # torch asks at every optimizer step, in Lightning's way: 0.1 ms each where there is no driver
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     quiet_lightning()
+    check_takes(config, request.overrides)
     parts = assemble(config)
     trainer = build_trainer(parts)
     trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
@@ -173,8 +174,10 @@ def _write_record(parts: Parts, trainer: Trainer, run: RunDirectory, request: Re
             "actual": data.dataset,
             "fallback_reason": request.fallback_reason,
             "digests": dict(data.images.digests),
+            "notes": list(data.images.notes),
             "image_shape": list(data.image_shape),
             "num_levels": data.images.num_levels,
+            "num_classes": data.num_classes,
             "num_train": data.size("train"),
             "num_val": data.size("val"),
             "num_test": data.size("test"),
@@ -281,12 +284,15 @@ def make_cards(
         raise FloatingPointError(
             f"the bound of {lost} of {len(values['elbo'])} images is not finite: {advice}"
         )
-    closed_form = parts.module.objective.has_closed_form_kl
+    closed_form = parts.module.objective.traits.closed_form_kl
     return cards(
         values,
         split="test",
         num_samples=parts.module.test_settings.num_samples,
-        protocol=protocol_record(parts.config, parts.data.protocol, parts.label, closed_form, selected_by),
+        protocol={
+            **protocol_record(parts.config, parts.data.protocol, parts.label, closed_form, selected_by),
+            "data": parts.data.identity,
+        },
         num_pixels=int(np.prod(parts.data.image_shape)),
         checkpoint=file_digest(checkpoint),
         seconds=seconds,
@@ -304,13 +310,15 @@ def _finish(
 ) -> None:
     """Weights, pictures, and the numbers in every logger."""
     module = parts.module
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.model.state_dict().items()}
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in module.evaluated.state_dict().items()
+    }
     write_atomically(run.weights_file, save(weights, metadata={"format": "pt"}))
     metrics = {f"{card.split}/{card.metric}": card.value for card in numbers}
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=step)
-    module.model.eval()
-    artist = Artist(module.model, parts.data, module.noise)
+    module.evaluated.eval()
+    artist = Artist(module.evaluated, parts.data, module.noise)
     for path in draw_pictures(artist, run, run.figures, checkpoints.best_step):
         with Image.open(path) as image:
             log_picture(trainer.loggers, f"figures/{path.stem}", np.asarray(image.convert("RGB")), step)

@@ -1,6 +1,19 @@
 """Models: each puts encoder, decoder, posterior, prior and likelihood together and returns :class:`Terms`."""
 
+from vaelab.models.hierarchical import HierarchicalVAE, LadderVAE
+from vaelab.models.model import Inference, Model
 from vaelab.models.terms import LayerTerms, Terms, closed_form_kl
+from vaelab.models.traits import Traits
 from vaelab.models.vae import VAE
 
-__all__ = ["VAE", "LayerTerms", "Terms", "closed_form_kl"]
+__all__ = [
+    "VAE",
+    "HierarchicalVAE",
+    "Inference",
+    "LadderVAE",
+    "LayerTerms",
+    "Model",
+    "Terms",
+    "Traits",
+    "closed_form_kl",
+]

@@ -2,32 +2,69 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vaelab.posteriors import PosteriorSample
+
+class Layer(ABC):
+    """The terms of one stochastic layer z, as objectives and estimators see them; shapes as in :class:`LayerTerms`."""
+
+    @property
+    @abstractmethod
+    def z(self) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def log_p(self) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def log_q(self) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def log_q_stopped(self) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def kl(self) -> Tensor | None: ...
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor | None: ...
+
+    @property
+    @abstractmethod
+    def stddev(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
-class LayerTerms:
+class LayerTerms(Layer):
     """The terms of one stochastic layer z, each computed when it is first asked for.
 
     Attributes:
-        sample: of q(z|x), K a piece.
+        sample: of q(z|x), K a piece: a :class:`vaelab.posteriors.PosteriorSample`.
         prior: p(z), given the layers above it where there are any.
     """
 
-    sample: PosteriorSample
+    sample: Any
     prior: Distribution
 
     @property
     def posterior(self) -> Distribution:
-        """q(z|x), batch shape ``[B]``."""
+        """q(z|x), batch shape ``[B]``, or ``[K, B]`` where it depends on other layers."""
         return self.sample.distribution
+
+    @property
+    def z(self) -> Tensor:
+        """The samples ``[K, B, D]``."""
+        return self.sample.z
 
     @cached_property
     def log_p(self) -> Tensor:
@@ -39,10 +76,25 @@ class LayerTerms:
         """log q(z|x) ``[K, B]``."""
         return self.sample.log_q
 
+    @property
+    def log_q_stopped(self) -> Tensor:
+        """log q(z|x) ``[K, B]`` through z alone: the parameters of q are constants."""
+        return self.sample.log_q_stopped
+
     @cached_property
     def kl(self) -> Tensor | None:
-        """KL(q(z|x) || p(z)) per dimension ``[B, D]``, where it has a closed form; otherwise None."""
+        """KL(q(z|x) || p(z)) per dimension where it has a closed form, otherwise None: ``[B, D]``, or ``[K, B, D]`` where it depends on samples of other layers."""
         return closed_form_kl(self.posterior, self.prior)
+
+    @property
+    def mean(self) -> Tensor | None:
+        """E_q z ``[B, D]``, where it is known."""
+        return self.sample.mean
+
+    @property
+    def stddev(self) -> Tensor | None:
+        """Standard deviation of each dimension of z under q ``[B, D]``, where it is known."""
+        return self.sample.stddev
 
 
 @dataclass(frozen=True)
@@ -51,11 +103,11 @@ class Terms:
 
     Attributes:
         log_px: log p(x|z) ``[K, B]``.
-        layers: one :class:`LayerTerms` a stochastic layer, the one next to the image first.
+        layers: one :class:`Layer` a stochastic layer, the one next to the image first.
     """
 
     log_px: Tensor
-    layers: tuple[LayerTerms, ...]
+    layers: tuple[Layer, ...]
 
     @cached_property
     def log_w(self) -> Tensor:
@@ -68,6 +120,11 @@ class Terms:
         return [layer.log_q - layer.log_p for layer in self.layers]
 
     @property
+    def log_ratios_stopped(self) -> list[Tensor]:
+        """As :attr:`log_ratios`, with the parameters of q as constants."""
+        return [layer.log_q_stopped - layer.log_p for layer in self.layers]
+
+    @property
     def has_closed_form_kl(self) -> bool:
         return all(layer.kl is not None for layer in self.layers)
 
@@ -76,22 +133,27 @@ class Terms:
         """-E_q log p(x|z) ``[B]``, the expectation taken over the K samples."""
         return -mean_over_samples(self.log_px)
 
-    @cached_property
-    def rate_closed_form(self) -> Tensor:
-        """KL(q(z|x) || p(z)) ``[B]`` in closed form; never negative. ValueError where there is none."""
+    @property
+    def kls(self) -> list[Tensor]:
+        """KL(q || p) per dimension of each layer in closed form, ``[1 or K, B, D]``. ValueError where there is none."""
         kls = [layer.kl for layer in self.layers if layer.kl is not None]
         if len(kls) != len(self.layers):
             raise ValueError("the KL of this posterior and prior has no closed form")
-        return sum_layers([kl.sum(-1) for kl in kls])
+        return [kl if kl.dim() == 3 else kl.unsqueeze(0) for kl in kls]
 
-    @cached_property
-    def rate_monte_carlo(self) -> Tensor:
-        """KL(q(z|x) || p(z)) ``[B]`` as the mean of log q - log p over the K samples; may be negative."""
-        return mean_over_samples(sum_layers(self.log_ratios))
+    def rates(self, closed_form: bool) -> Tensor:
+        """KL(q(z|x) || p(z)) sample by sample ``[K, B]``, or ``[1, B]`` where it does not depend on them.
+
+        In closed form it is never negative; as log q - log p it may be.
+        """
+        if not closed_form:
+            return sum_layers(self.log_ratios)
+        kls = [kl.sum(-1) for kl in self.kls]
+        return kls[0] if len(kls) == 1 else sum_layers(list(torch.broadcast_tensors(*kls)))
 
     def rate(self, closed_form: bool) -> Tensor:
-        """KL(q(z|x) || p(z)) ``[B]``."""
-        return self.rate_closed_form if closed_form else self.rate_monte_carlo
+        """KL(q(z|x) || p(z)) ``[B]``, averaged over samples."""
+        return mean_over_samples(self.rates(closed_form))
 
 
 def sum_layers(terms: list[Tensor]) -> Tensor:
@@ -100,12 +162,12 @@ def sum_layers(terms: list[Tensor]) -> Tensor:
 
 
 def mean_over_samples(term: Tensor) -> Tensor:
-    """``[K, B]`` -> ``[B]``; one sample is its own mean."""
+    """``[K, B, ...]`` -> ``[B, ...]``; one sample is its own mean."""
     return term.squeeze(0) if len(term) == 1 else term.mean(0)
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q || p) per dimension ``[B, D]`` of two diagonal Gaussians; None for any other pair.
+    """KL(q || p) per dimension ``[..., D]`` of two diagonal Gaussians; None for any other pair.
 
     KL(N(mu, sigma^2) || N(m, s^2)) = -1/2 (1 + log(sigma^2 / s^2) - (mu - m)^2 / s^2 - sigma^2 / s^2) in each dimension (Kingma & Welling 2014, appendix B).
     """

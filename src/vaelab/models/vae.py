@@ -1,21 +1,26 @@
-"""The variational autoencoder with one latent layer (Kingma & Welling 2014; Rezende et al. 2014)."""
+"""The variational autoencoder with one latent layer (Kingma & Welling 2014; Rezende et al. 2014), perhaps given labels (Sohn et al. 2015)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.batch import Batch
+from vaelab.errors import SettingError
+from vaelab.models.model import Inference, Model, Recipe, parameters_apart
 from vaelab.models.terms import LayerTerms, Terms, closed_form_kl
+from vaelab.models.traits import Traits
+from vaelab.priors import StandardNormal
 
 
-class VAE(nn.Module):
-    """p(x, z) = p(z) p(x|z), with the approximate posterior q(z|x).
+class VAE(Model):
+    """p(x, z) = p(z) p(x|z), with the approximate posterior q(z|x); or p(x, z|y) = p(z|y) p(x|z, y) with q(z|x, y), for labels y.
 
     Args:
         encoder: images ``[B, C, H, W]`` -> features ``[B, F]``.
@@ -23,10 +28,10 @@ class VAE(nn.Module):
         prior: p(z).
         decoder: ``z [..., D]`` -> parameters ``[..., P * C, H, W]``.
         likelihood: parameters -> p(x|z).
-
-    The model draws no random numbers: noise is an argument.
+        num_classes: length of the one-hot label that encoder, prior and decoder take as context; 0 = no labels.
     """
 
+    takes = frozenset({"encoder", "posterior", "prior", "decoder", "likelihood"})
     encoder: Any
     posterior: Any
     prior: Any
@@ -40,6 +45,7 @@ class VAE(nn.Module):
         prior: nn.Module,
         decoder: nn.Module,
         likelihood: nn.Module,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -47,44 +53,97 @@ class VAE(nn.Module):
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
+        self.num_classes = num_classes
+        self.noise_dim = self.posterior.noise_dim
+        self.prior_noise_dim = self.prior.noise_dim
 
-    @property
-    def noise_dim(self) -> int:
-        """Number of standard normal numbers that one sample of z takes."""
-        return self.posterior.noise_dim
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, conditional: bool = False) -> Self:
+        """Args:
+        conditional: p(x|y) in place of p(x).
+        """
+        if conditional and recipe.num_classes == 0:
+            raise SettingError(
+                "model", "conditional", "needs labels, and these data have none (or not for every image)"
+            )
+        num_classes = recipe.num_classes if conditional else 0
+        # The order decides which initial weights a seed gives.
+        likelihood = recipe.likelihood()
+        encoder = recipe.encoder(context_dim=num_classes)
+        posterior = recipe.posterior(encoder.num_features)
+        prior = recipe.prior(posterior.noise_dim, context_dim=num_classes)
+        return cls(
+            encoder, posterior, prior, recipe.decoder(context_dim=num_classes), likelihood, num_classes
+        )
 
     def forward(self, batch: Batch, eps: Tensor) -> Terms:
-        """The terms of the bound, from noise ``eps [K, B, noise_dim]``."""
-        sample = self.posterior(self.encoder(batch.x), eps)
-        p_x = self.likelihood(self.decoder(sample.z))
-        return Terms(log_px=p_x.log_prob(batch.x), layers=(LayerTerms(sample, self.prior(infer=self.infer)),))
+        context = self.context(batch.y)
+        infer = Inference(self.encoder, self.posterior, context)
+        sample = infer.sample(batch.x, eps)
+        p_x = self.likelihood(self._decode(sample.z, context))
+        return Terms(
+            log_px=p_x.log_prob(batch.x),
+            layers=(LayerTerms(sample, self.prior(infer=infer, context=context)),),
+        )
 
-    def infer(self, x: Tensor) -> Distribution:
-        """q(z|x) of images ``[B, C, H, W]``."""
-        return self.posterior.distribution(self.encoder(x))
+    def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """q(z|x) of images ``[B, C, H, W]``, given labels ``[B]`` where the model is conditional."""
+        return Inference(self.encoder, self.posterior, self.context(y))(x)
 
-    def decode(self, z: Tensor) -> Distribution:
-        """p(x|z) of ``z [..., D]``; event shape ``[C, H, W]``."""
-        return self.likelihood(self.decoder(z))
+    def context(self, y: Tensor | None) -> Tensor | None:
+        """Labels ``[...]`` one hot ``[..., num_classes]``; None for a model without labels."""
+        if self.num_classes == 0:
+            return None
+        if y is None:
+            raise ValueError(f"this model is conditional: labels from 0 to {self.num_classes - 1} are needed")
+        return F.one_hot(y, self.num_classes).to(next(self.parameters()).dtype)
 
-    def sample(self, eps: Tensor, context: Tensor | None = None) -> Distribution:
-        """p(x|z) at samples z of the prior, from noise ``eps [n, prior.noise_dim]``; its mean is the picture usually shown."""
-        return self.decode(self.prior.draw(eps, infer=self.infer, context=context))
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self.decoder(z) if context is None else self.decoder(z, context=context)
+
+    def encode(self, batch: Batch) -> LayerTerms:
+        context = self.context(batch.y)
+        infer = Inference(self.encoder, self.posterior, context)
+        sample = infer.sample(batch.x, batch.x.new_zeros(1, len(batch.x), self.noise_dim))
+        return LayerTerms(sample, self.prior(infer=infer, context=context))
+
+    def reconstruct(self, batch: Batch, eps: Tensor) -> Distribution:
+        context = self.context(batch.y)
+        sample = Inference(self.encoder, self.posterior, context).sample(batch.x, eps)
+        return self.likelihood(self._decode(sample.z, context))
+
+    def decode(self, code: Tensor, y: Tensor | None = None) -> Distribution:
+        return self.likelihood(self._decode(code, self.context(y)))
+
+    def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
+        context = self.context(y)
+        infer = Inference(self.encoder, self.posterior, context)
+        z = self.prior.draw(eps, infer=infer, context=context)
+        return self.likelihood(self._decode(z, context))
 
     def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
-        """log p(x, z) ``[K, B]`` at ``z [K, B, D]``, differentiable in z."""
-        return self.prior(infer=self.infer).log_prob(z) + self.decode(z).log_prob(batch.x)
+        context = self.context(batch.y)
+        prior = self.prior(infer=Inference(self.encoder, self.posterior, context), context=context)
+        return prior.log_prob(z) + self.likelihood(self._decode(z, context)).log_prob(batch.x)
 
     @torch.no_grad()
-    def has_closed_form_kl(self) -> bool:
-        """Whether KL(q(z|x) || p(z)) is had without sampling."""
-        features = torch.zeros(1, self.encoder.num_features)
-        return closed_form_kl(self.posterior.distribution(features), self.prior(infer=self.infer)) is not None
+    def traits(self) -> Traits:
+        # two images' worth of nothing tell what kinds of distribution meet
+        weight = next(self.parameters())
+        context = None if self.num_classes == 0 else weight.new_zeros(2, self.num_classes)
+        q = self.posterior.distribution(weight.new_zeros(2, self.encoder.num_features))
+        p = self.prior(infer=Inference(self.encoder, self.posterior, context), context=context)
+        return Traits(
+            closed_form_kl=closed_form_kl(q, p) is not None,
+            moments=isinstance(q, Independent) and isinstance(q.base_dist, Normal),
+            fast_density=self.posterior.fast_density,
+            parameters_apart=parameters_apart(self),
+            standard_prior=isinstance(p, Independent) and isinstance(p.base_dist, StandardNormal),
+        )
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of q(z|x)."""
         return chain(self.encoder.parameters(), self.posterior.parameters())
 
     def generative_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of p(x, z)."""
-        return chain(self.prior.parameters(), self.decoder.parameters(), self.likelihood.parameters())
+        own = chain(self.prior.parameters(), self.decoder.parameters(), self.likelihood.parameters())
+        return chain(own, self.inference_parameters()) if self.prior.needs_inference else own

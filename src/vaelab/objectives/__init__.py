@@ -1,6 +1,32 @@
 """Objectives: what is minimised. Each takes :class:`vaelab.models.Terms` and gives a value an image; none averages, none logs."""
 
-from vaelab.objectives.elbo import ELBO, ObjectiveValue
-from vaelab.objectives.schedules import ConstantSchedule, LinearSchedule
+from vaelab.objectives.disentangled import DIP, MMD, BetaTC
+from vaelab.objectives.elbo import ELBO, STL, FreeBits
+from vaelab.objectives.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, DReG
+from vaelab.objectives.objective import Objective, ObjectiveValue
+from vaelab.objectives.schedules import (
+    CapacitySchedule,
+    ConstantSchedule,
+    CyclicalSchedule,
+    LinearSchedule,
+)
 
-__all__ = ["ELBO", "ConstantSchedule", "LinearSchedule", "ObjectiveValue"]
+__all__ = [
+    "CIWAE",
+    "DIP",
+    "ELBO",
+    "IWAE",
+    "MIWAE",
+    "MMD",
+    "PIWAE",
+    "STL",
+    "BetaTC",
+    "CapacitySchedule",
+    "ConstantSchedule",
+    "CyclicalSchedule",
+    "DReG",
+    "FreeBits",
+    "LinearSchedule",
+    "Objective",
+    "ObjectiveValue",
+]

@@ -1,50 +1,31 @@
-"""The evidence lower bound, and its weighted form."""
+"""The evidence lower bound and its nearest relations: weighted, with free bits, with the path derivative alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from torch import Tensor
-
-from vaelab.errors import SettingError, choice, integer, number
-from vaelab.models.terms import Terms, mean_over_samples
-from vaelab.objectives.schedules import ConstantSchedule
-
-
-@dataclass(frozen=True)
-class ObjectiveValue:
-    """What an objective says of a batch.
-
-    Attributes:
-        value: the bound that is maximised ``[B]``, nats: what is logged.
-        surrogate: what is differentiated ``[B]``; the same as ``value`` unless the objective says otherwise.
-        penalty: a scalar of the whole batch that is added to the loss, or None.
-    """
-
-    value: Tensor
-    surrogate: Tensor
-    penalty: Tensor | None
+from vaelab.errors import SettingError, number
+from vaelab.models.terms import Terms, mean_over_samples, sum_layers
+from vaelab.models.traits import USUAL, Traits
+from vaelab.objectives.objective import Objective, ObjectiveValue, closed_form, needs
+from vaelab.objectives.schedules import CapacitySchedule
 
 
-class ELBO:
+class ELBO(Objective):
     """E_q log p(x|z) - beta(step) KL(q(z|x) || p(z)).
 
     beta = 1 is the evidence lower bound (Kingma & Welling 2014); any other constant is the beta-VAE (Higgins et al. 2017), which bounds nothing for beta < 1.
-    Reported numbers (``elbo``) always have beta = 1.
+    With a capacity C(step) it is E_q log p(x|z) - beta |KL - C| (Burgess et al. 2018). Reported numbers (``elbo``) always have beta = 1.
 
     Args:
         beta: weight of the KL term, >= 0.
         num_samples: number of samples z an image, the expectation's K.
         kl: ``closed_form``, ``monte_carlo``, or ``auto`` for the closed form where there is one.
-        schedule: step -> a factor of beta in [0, 1].
-        has_closed_form_kl: whether the model's KL has a closed form.
-
-    Raises:
-        SettingError: a negative beta, fewer samples than one, a closed form asked of a model without one.
+        schedule: step -> a factor of beta in [0, 1], or a capacity.
+        traits: what is known of the model.
     """
 
-    KL = ("auto", "closed_form", "monte_carlo")
+    takes_capacity = True
 
     def __init__(
         self,
@@ -52,30 +33,85 @@ class ELBO:
         num_samples: int = 1,
         kl: str = "auto",
         schedule: Callable[[int], float] | None = None,
-        has_closed_form_kl: bool = True,
+        traits: Traits = USUAL,
     ) -> None:
-        self.beta = number("objective.beta", beta, "must be a number >= 0", lambda b: b >= 0)
-        self.num_samples = integer("objective.num_samples", num_samples, 1)
-        choice("objective.kl", kl, self.KL)
-        if kl == "closed_form" and not has_closed_form_kl:
-            raise SettingError(
-                "objective.kl", kl, "this posterior and prior have none; use auto or monte_carlo"
-            )
-        self.has_closed_form_kl = has_closed_form_kl
-        self.closed_form = has_closed_form_kl if kl == "auto" else kl == "closed_form"
-        self.schedule = schedule if schedule is not None else ConstantSchedule()
+        super().__init__(beta, num_samples, schedule, traits)
+        self.closed_form = closed_form(kl, traits)
 
     def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
-        """The bound of each image.
+        rate = terms.rate(self.closed_form)
+        if isinstance(self.schedule, CapacitySchedule):
+            rate = (rate - self.schedule.capacity(step)).abs()
+        elbo = mean_over_samples(terms.log_px) - self.weight(step) * rate
+        return ObjectiveValue(value=elbo, surrogate=elbo)
 
-        Args:
-            terms: of a batch.
-            step: optimizer step, from 0.
-            num_images: size of the training set; not used here.
-        """
-        elbo = mean_over_samples(terms.log_px) - self.weight(step) * terms.rate(self.closed_form)
-        return ObjectiveValue(value=elbo, surrogate=elbo, penalty=None)
 
-    def weight(self, step: int) -> float:
-        """Weight of the KL term at a step."""
-        return self.beta * self.schedule(step)
+class FreeBits(Objective):
+    """E_q log p(x|z) - beta sum_j max(lambda, KL_j): the first ``free_nats`` of each latent dimension cost nothing (Kingma et al. 2016).
+
+    The floor holds for each image; the paper's holds for the mean over a minibatch, and would make the bound of an image depend on its neighbours.
+
+    Args:
+        free_nats: lambda, nats a dimension, >= 0.
+        beta, num_samples, schedule, traits: see :class:`ELBO`.
+    """
+
+    def __init__(
+        self,
+        free_nats: float = 0.1,
+        beta: float = 1.0,
+        num_samples: int = 1,
+        schedule: Callable[[int], float] | None = None,
+        traits: Traits = USUAL,
+    ) -> None:
+        super().__init__(beta, num_samples, schedule, traits)
+        self.free_nats = number(
+            "objective.free_nats", free_nats, "must be a number of nats >= 0", lambda n: n >= 0
+        )
+        needs(
+            "free_bits",
+            traits.closed_form_kl,
+            "needs a KL per dimension, which this posterior and prior have not; use objective=elbo",
+        )
+
+    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+        rates = sum_layers([mean_over_samples(kl).clamp(min=self.free_nats).sum(-1) for kl in terms.kls])
+        value = mean_over_samples(terms.log_px) - self.weight(step) * rates
+        return ObjectiveValue(value=value, surrogate=value)
+
+
+class STL(Objective):
+    """The evidence lower bound with the path derivative alone: log p(x, z) - log q(z|x), the parameters of q constant in its density (Roeder et al. 2017).
+
+    Its gradient has the same expectation as that of the bound by Monte Carlo, and no variance where q is the exact posterior.
+
+    Args:
+        beta, schedule, traits: see :class:`ELBO`.
+        num_samples: 1; with more samples in one logarithm the path derivative is biased (Tucker et al. 2019): there is ``dreg`` for that.
+    """
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        num_samples: int = 1,
+        schedule: Callable[[int], float] | None = None,
+        traits: Traits = USUAL,
+    ) -> None:
+        super().__init__(beta, num_samples, schedule, traits)
+        if num_samples != 1:
+            raise SettingError(
+                "objective.num_samples",
+                num_samples,
+                "must be 1 with objective=stl, which is biased for several; use objective=dreg",
+            )
+        needs(
+            "stl",
+            traits.fast_density,
+            "needs the density of q at a given z, which is slow for this posterior; use posterior.kind=coupling, or objective=elbo",
+        )
+
+    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+        weight = self.weight(step)
+        value = terms.log_px - weight * sum_layers(terms.log_ratios)
+        surrogate = terms.log_px - weight * sum_layers(terms.log_ratios_stopped)
+        return ObjectiveValue(value=mean_over_samples(value), surrogate=mean_over_samples(surrogate))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +71,10 @@ class VAEModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
+        #: the moving average of the weights, where there is one
+        self.averaged = (
+            copy.deepcopy(model).requires_grad_(False) if step_settings.ema_decay is not None else None
+        )
         self.objective = objective
         self.make_optimizer = optimizer
         self.noise = noise
@@ -100,6 +105,7 @@ class VAEModule(L.LightningModule):
             settings=self.step_settings,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
+            averaged=self.averaged,
         )
         self._clear()
 
@@ -183,11 +189,14 @@ class VAEModule(L.LightningModule):
 
     def validation_step(self, index: Tensor, batch_idx: int) -> None:
         batch = self.data.evaluation_batch("val", index)
-        terms = self.model(batch, self._fixed_noise("val", 1)[:, index].to(batch.x))
+        terms = self.evaluated(batch, self._fixed_noise("val", 1)[:, index].to(batch.x))
         values = bound(terms, terms.has_closed_form_kl)
         sums = torch.stack([values.elbo.sum(), values.rate.sum(), values.distortion.sum()]).cpu()
         self._val_sums += torch.cat([sums, torch.tensor([float(len(index))], dtype=torch.float64)])
-        self._means.append(exact(terms.layers[0].posterior.mean))
+        known = [layer.mean for layer in terms.layers if layer.mean is not None]
+        self._means.append(
+            exact(torch.cat(known, dim=-1)) if known else torch.zeros(len(index), 0, dtype=torch.float64)
+        )
 
     def on_validation_epoch_end(self) -> None:
         means = torch.cat(self._means)
@@ -230,7 +239,7 @@ class VAEModule(L.LightningModule):
                 columns[name] = variance
         if settings.num_samples > 0:
             eps = self._image_noise("test", index, settings.num_samples, repetition=1)
-            weighted = importance(self.model, batch, eps.to(batch.x), settings.max_rows)
+            weighted = importance(self.evaluated, batch, eps.to(batch.x), settings.max_rows)
             columns |= {"log_px": weighted.log_px, "log_px_variance": weighted.variance, "ess": weighted.ess}
         self._test_parts.append({name: column.detach().cpu().double() for name, column in columns.items()})
 
@@ -245,7 +254,7 @@ class VAEModule(L.LightningModule):
             np.savez_compressed(self.results_file, allow_pickle=False, **self.test_values)
 
     def _bound(self, batch: Any, eps: Tensor) -> BoundValues:
-        terms = self.model(batch, eps.to(batch.x))
+        terms = self.evaluated(batch, eps.to(batch.x))
         return bound(terms, terms.has_closed_form_kl)
 
     def _gather(self, rows: Tensor) -> Tensor:
@@ -258,6 +267,11 @@ class VAEModule(L.LightningModule):
         return torch.cat([part[:n].cpu() for part, n in zip(_all_gather(padded), counts, strict=True)])
 
     # -- what both share -----------------------------------------------------------------------------------------------
+
+    @property
+    def evaluated(self) -> Any:
+        """The model that is validated, tested and kept: with averaged weights, where there are any."""
+        return self.model if self.averaged is None else self.averaged
 
     @property
     def data(self) -> ImageDataModule:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab import figures
+from vaelab.batch import Batch
 from vaelab.data.datamodule import ImageDataModule
-from vaelab.models import closed_form_kl
 from vaelab.noise import Noise, Split, Stream
 from vaelab.training.loggers import log_picture, shows_pictures
 
@@ -54,32 +54,44 @@ class Artist:
     @torch.no_grad()
     def samples(self, n: int = SAMPLES) -> np.ndarray:
         """Means of p(x|z) at ``n`` samples of the prior ``[n, C, H, W]``, in [0, 1]; the first ones do not depend on ``n``."""
-        eps = self.noise.image_normal(
-            Stream.prior, Split.train, torch.arange(n), (self.model.prior.noise_dim,)
-        )
+        index = torch.arange(n)
+        eps = self.noise.image_normal(Stream.prior, Split.train, index, (self.model.prior_noise_dim,))
+        y = self._classes(index)
         return np.concatenate(
-            [self._mean(self.model.sample(part.to(self.device, self.dtype))) for part in eps.split(4096)]
+            [
+                self._mean(
+                    self.model.sample(eps[part].to(self.device, self.dtype), None if y is None else y[part])
+                )
+                for part in index.split(4096)
+            ]
         )
+
+    def _classes(self, index: Tensor) -> Tensor | None:
+        """Labels for pictures that have none of their own, in turn; None where the model takes none."""
+        return (index % self.model.num_classes).to(self.device) if self.model.num_classes else None
+
+    def _test_images(self, index: Tensor) -> Batch:
+        batch = self.data.evaluation_batch("test", index)
+        return Batch(*(part.to(self.device) for part in (batch.x.to(self.dtype), batch.y, batch.index)))
 
     @torch.no_grad()
     def reconstructions(self, n: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:
         """Test images and the means of p(x|z) at their posterior means, both ``[n, C, H, W]``."""
-        x = self.data.evaluation_batch("test", torch.arange(min(n, self.data.size("test")))).x.to(
-            self.device, self.dtype
-        )
-        return self._unit(x), self._mean(self.model.decode(self.model.infer(x).mean))
+        batch = self._test_images(torch.arange(min(n, self.data.size("test"))))
+        noiseless = self.model.reconstruct(batch, batch.x.new_zeros(1, len(batch.x), self.model.noise_dim))
+        return self._unit(batch.x), self._unit(noiseless.mean[0])
 
     @torch.no_grad()
     def codes(self, n: int = SCATTERED) -> Codes:
         means, kls, ys = [], [], []
         for index in torch.arange(min(n, self.data.size("test"))).split(1000):
-            batch = self.data.evaluation_batch("test", index)
-            q = self.model.infer(batch.x.to(self.device, self.dtype))
-            kl = closed_form_kl(q, self.model.prior(infer=self.model.infer))
-            means.append(q.mean.float().cpu())
+            batch = self._test_images(index)
+            code = self.model.encode(batch)
+            z, kl = code.z[0], code.kl
+            means.append(z.float().cpu())
             ys.append(batch.y.cpu())
             # Without a closed form the spread of the means says which dimensions are used.
-            kls.append((kl if kl is not None else q.mean.square() / 2).float().cpu())
+            kls.append((z.square() / 2 if kl is None else kl.reshape(z.shape)).float().cpu())
         return Codes(torch.cat(means), torch.cat(ys), torch.cat(kls).mean(0))
 
     @torch.no_grad()
@@ -89,22 +101,24 @@ class Artist:
         z = codes.means[0].repeat(len(dims), len(values), 1)
         for row, dim in enumerate(dims):
             z[row, :, dim] = values
-        images = self._mean(self.model.decode(z.flatten(0, 1).to(self.device, self.dtype)))
+        images = self._decode(z.flatten(0, 1), codes.y[:1].expand(len(dims) * len(values)))
         shape = (len(dims), len(values), *images.shape[1:])
         return figures.traversal(images.reshape(shape), values.numpy(), dims, codes.kl[dims].tolist())
 
     @torch.no_grad()
     def interpolation(self) -> Figure:
         n = min(2 * INTERPOLATIONS, self.data.size("test") // 2 * 2)
-        x = self.data.evaluation_batch("test", torch.arange(n)).x.to(self.device, self.dtype)
-        start, end = self.model.infer(x).mean.chunk(2)
+        batch = self._test_images(torch.arange(n))
+        x = batch.x
+        start, end = self.model.encode(batch).z[0].chunk(2)
         weights = torch.linspace(0, 1, INTERPOLATION_STEPS, device=self.device, dtype=self.dtype)[
             None, :, None
         ]
         z = torch.lerp(start[:, None], end[:, None], weights)
-        images = self._mean(self.model.decode(z.flatten(0, 1))).reshape(
-            n // 2, INTERPOLATION_STEPS, *x.shape[1:]
-        )
+        y = batch.y.chunk(2)[0].repeat_interleave(
+            INTERPOLATION_STEPS
+        )  # the label stays that of the first image
+        images = self._decode(z.flatten(0, 1), y).reshape(n // 2, INTERPOLATION_STEPS, *x.shape[1:])
         first, last = np.split(self._unit(x), 2)
         return figures.interpolation(np.concatenate([first[:, None], images, last[:, None]], axis=1))
 
@@ -114,7 +128,7 @@ class Artist:
         quantiles = torch.linspace(0.025, 0.975, MANIFOLD_SIZE)
         z = torch.special.ndtri(quantiles)
         plane = torch.stack(torch.meshgrid(z, z, indexing="xy"), dim=-1)  # [row = z_1, column = z_0, 2]
-        images = self._mean(self.model.decode(plane.flatten(0, 1).to(self.device, self.dtype)))
+        images = self._decode(plane.flatten(0, 1), torch.zeros(MANIFOLD_SIZE**2, dtype=torch.int64))
         return figures.manifold(
             images.reshape(MANIFOLD_SIZE, MANIFOLD_SIZE, *images.shape[1:]), quantiles.numpy()
         )
@@ -131,6 +145,10 @@ class Artist:
         first, second = pca.explained_variance_ratio_.tolist()
         names = ("first principal component", "second principal component")
         return figures.latents(pca.transform(means), codes.y.numpy(), explained=(first, second), names=names)
+
+    def _decode(self, code: Tensor, y: Tensor) -> np.ndarray:
+        labels = y.to(self.device) if self.model.num_classes else None
+        return self._mean(self.model.decode(code.to(self.device, self.dtype), labels))
 
     def _mean(self, distribution: Distribution) -> np.ndarray:
         return self._unit(distribution.mean)
@@ -171,11 +189,11 @@ class TrackerPictures(L.Callback):
         loggers = [logger for logger in trainer.loggers if shows_pictures(logger)]
         if not loggers:
             return
-        was_training = pl_module.model.training
-        pl_module.model.eval()
-        artist = Artist(pl_module.model, pl_module.data, pl_module.noise)
+        was_training = pl_module.evaluated.training
+        pl_module.evaluated.eval()
+        artist = Artist(pl_module.evaluated, pl_module.data, pl_module.noise)
         samples, (x, x_hat) = artist.samples(), artist.reconstructions()
-        pl_module.model.train(was_training)
+        pl_module.evaluated.train(was_training)
         columns = min(8, len(x))
         rows = len(x) // columns
         pairs = np.stack(

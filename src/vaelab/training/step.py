@@ -12,7 +12,10 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer, number
+from vaelab.models import Terms
 from vaelab.noise import Noise, Stream
+from vaelab.objectives import ObjectiveValue
+from vaelab.training.gather import Gathered
 
 
 @dataclass(frozen=True)
@@ -22,23 +25,37 @@ class StepSettings:
     Attributes:
         accumulate: minibatches an optimizer step; their gradients are summed as if they were one batch.
         clip_norm: largest norm of the gradient of the mean loss; longer gradients are scaled down to it. None = no clipping.
+        samples_at_once: of the K samples of an image, how many the networks see at once; the gradient is that of all K. None = all.
+        skip_norm: a step whose gradient is longer is left out, as one that is not finite is (Child 2021). None = none.
+        ema_decay: of the exponential moving average of the weights, which are then the ones that are validated, tested and kept. None = no average.
+        learning_rate: step -> learning rate; None = that of the optimizer throughout.
         scaled: the loss is scaled for float16 (``trainer.precision=16-mixed``), so the gradient's norm is not known here.
     """
 
     accumulate: int = 1
     clip_norm: float | None = None
     scaled: bool = False
+    samples_at_once: int | None = None
+    skip_norm: float | None = None
+    ema_decay: float | None = None
+    learning_rate: Callable[[int], float] | None = None
 
     def __post_init__(self) -> None:
         integer("optimizer.accumulate", self.accumulate, 1)
+        if self.samples_at_once is not None:
+            integer("optimizer.samples_at_once", self.samples_at_once, 1, " or null")
         if self.clip_norm is not None:
             number("optimizer.clip_norm", self.clip_norm, "must be null or a number > 0", lambda n: n > 0)
-        if self.clip_norm is not None and self.scaled:
-            raise SettingError(
-                "optimizer.clip_norm",
-                self.clip_norm,
-                "cannot go with trainer.precision=16-mixed; use bf16-mixed",
-            )
+        if self.skip_norm is not None:
+            number("optimizer.skip_norm", self.skip_norm, "must be null or a number > 0", lambda n: n > 0)
+        if self.ema_decay is not None:
+            rule = "must be null or a number from 0 and below 1"
+            number("optimizer.ema_decay", self.ema_decay, rule, lambda d: 0 <= d < 1)
+        for name in ("clip_norm", "skip_norm"):
+            if (norm := getattr(self, name)) is not None and self.scaled:
+                raise SettingError(
+                    f"optimizer.{name}", norm, "cannot go with trainer.precision=16-mixed; use bf16-mixed"
+                )
 
 
 #: what a step reports, in this order: sums over the images of this rank, then the gradient's norm, then 1 for a step that was skipped
@@ -59,6 +76,7 @@ class OptimisationStep:
         noise: of the run.
         settings: accumulation and clipping.
         rank, world_size: which of how many processes this is.
+        averaged: a copy of the model that takes the moving average of its weights, or None.
     """
 
     def __init__(
@@ -71,8 +89,12 @@ class OptimisationStep:
         settings: StepSettings,
         rank: int = 0,
         world_size: int = 1,
+        averaged: Any = None,
     ) -> None:
         self.model = model
+        self.averages = (
+            list(zip(averaged.parameters(), model.parameters(), strict=True)) if averaged is not None else []
+        )
         self.objective = objective
         self.train_batch = train_batch
         self.num_images = num_images
@@ -81,6 +103,8 @@ class OptimisationStep:
         self.rows = slice(rank, None, world_size)  # of the global batch
         self.world_size = world_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.inference = [p for p in model.inference_parameters() if p.requires_grad]
+        self.generative = [p for p in model.generative_parameters() if p.requires_grad]
 
     def __call__(
         self, index: Tensor, step: int, optimizer: Any, backward: Callable[[Tensor], None]
@@ -101,54 +125,120 @@ class OptimisationStep:
         if self.world_size > 1:
             eps = eps[:, self.rows]
 
-        sums: list[Tensor] = []
+        begun = False
+
+        def accumulate(loss: Tensor) -> None:
+            nonlocal begun
+            if not begun:  # not earlier: the backward pass takes over the memory of the old gradients, warm
+                self._forget_gradients()
+                begun = True
+            backward(loss)
+
+        sums = []
         number = min(
             self.settings.accumulate, max(1, num_images // self.world_size)
         )  # the same on every rank
         for part, part_eps in _parts(batch, eps, number):
-            terms = self.model(part, part_eps)
-            value = self.objective(terms, step, self.num_images)
-            # DDP averages over ranks, hence the factor: the gradient is that of the mean over the images of all ranks.
-            loss = value.surrogate.sum() * (-self.world_size / num_images)
-            if value.penalty is not None:
-                loss = loss + value.penalty / number
-            if not sums:  # not earlier: the backward pass takes over the memory of the old gradients, warm
-                self._forget_gradients()
-            backward(loss)
-            with torch.no_grad():
-                reported = value.value if value.penalty is None else value.value - value.penalty
-                sums.append(
-                    torch.stack([reported, terms.rate(terms.has_closed_form_kl), terms.distortion]).sum(1)
-                )
+            sums.append(self._part(part, part_eps, step, num_images, number, accumulate))
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+        if self.settings.learning_rate is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate(step)
         norm, skipped = self._update(optimizer)
+        self._average()
         return torch.cat([total, norm.view(1), skipped.view(1)])
+
+    def _part(
+        self,
+        batch: Batch,
+        eps: Tensor,
+        step: int,
+        num_images: int,
+        number: int,
+        backward: Callable[[Tensor], None],
+    ) -> Tensor:
+        """Forward and backward of one of ``number`` parts of the batch. Returns the sums over its images."""
+        samples = eps.split(self.settings.samples_at_once or len(eps))
+        if len(samples) == 1:
+            terms = self.model(batch, eps)
+            value = self.objective(terms, step, self.num_images)
+            backward(self._joined(*self._losses(value, num_images, number)))
+            return _report(value, terms)
+        with torch.no_grad():
+            gathered = Gathered([self.model(batch, some) for some in samples])
+        value = self.objective(gathered.terms, step, self.num_images)
+        coefficients = [
+            None if loss is None else gathered.coefficients(loss)
+            for loss in self._losses(value, num_images, number)
+        ]
+        for place, some in enumerate(samples):
+            terms = self.model(batch, some)
+            backward(
+                self._joined(*(None if c is None else gathered.loss(terms, place, c) for c in coefficients))
+            )
+        return _report(value, gathered.terms)
+
+    def _losses(self, value: ObjectiveValue, num_images: int, number: int) -> tuple[Tensor, Tensor | None]:
+        """What is minimised; and for the parameters of q, where that is something else."""
+        # DDP averages over ranks, hence the factor: the gradient is that of the mean over the images of all ranks.
+        scale = -self.world_size / num_images
+        loss = value.surrogate.sum() * scale
+        if value.penalty is not None:
+            loss = loss + value.penalty / number
+        inference = value.inference_surrogate
+        return loss, None if inference is None else inference.sum() * scale
+
+    def _joined(self, loss: Tensor | None, inference: Tensor | None) -> Tensor:
+        """One loss with the gradient of ``loss`` for the parameters of p and that of ``inference`` for those of q, for a single backward pass (DDP takes no other)."""
+        assert loss is not None
+        if inference is None:
+            return loss
+        shares = []
+        for own, parameters in ((loss, self.generative), (inference, self.inference)):
+            gradients = torch.autograd.grad(own, parameters, retain_graph=True, allow_unused=True)
+            shares += [(p * g).sum() for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        return torch.stack(shares).sum()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averages a step towards the weights."""
+        if self.averages and self.settings.ema_decay is not None:
+            averages, weights = zip(*self.averages, strict=True)
+            torch._foreach_lerp_(averages, weights, 1 - self.settings.ema_decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
     def _update(self, optimizer: Any) -> tuple[Tensor, Tensor]:
-        """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite, and 1 if so, else 0."""
+        """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite or too long, and 1 if so, else 0."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
         norm = torch.linalg.vector_norm(torch.stack(norms))
+        longest = torch.inf if self.settings.skip_norm is None else self.settings.skip_norm
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
         if self.settings.scaled or (norm.device.type == "cuda" and optimizer.param_groups[0].get("fused")):
             # Asking whether the norm is finite would wait for the device; a fused optimizer takes the answer as a tensor, and does nothing where it says so.
             # A scaler of the precision plugin looks for itself.
-            finite = norm < torch.inf  # false for NaN too
+            finite = norm < longest  # false for NaN too
             if not self.settings.scaled:
                 optimizer.optimizer.found_inf = (~finite).float()
             optimizer.step()
             return torch.where(finite, norm, 0.0), (~finite).to(norm.dtype)
-        if norm.item() < torch.inf:
+        if norm.item() < longest:
             optimizer.step()
             return norm, norm.new_zeros(())
         self._forget_gradients()  # an optimizer passes over parameters without a gradient
         optimizer.step()
         return norm.new_zeros(()), norm.new_ones(())
+
+
+@torch.no_grad()
+def _report(value: ObjectiveValue, terms: Terms) -> Tensor:
+    """Sums over the images: objective, rate, distortion."""
+    reported = value.value if value.penalty is None else value.value - value.penalty
+    return torch.stack([reported, terms.rate(terms.has_closed_form_kl), terms.distortion]).sum(1)
 
 
 def _parts(batch: Batch, eps: Tensor, number: int) -> list[tuple[Batch, Tensor]]:

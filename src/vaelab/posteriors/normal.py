@@ -1,4 +1,4 @@
-"""q(z|x): approximate posteriors, from the features of an encoder."""
+"""The diagonal Gaussian posterior."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
-
-__all__ = ["LogVarianceNormal", "NormalPosterior", "NormalSample", "PosteriorSample"]
 
 
 class LogVarianceNormal(Normal):
@@ -33,29 +30,18 @@ class LogVarianceNormal(Normal):
         shape = torch.Size(batch_shape)
         return LogVarianceNormal(self.loc.expand(shape), self.log_variance.expand(shape))
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        return _log_normal(value, self.loc, self.log_variance)
 
-class PosteriorSample(Protocol):
-    """Samples of q(z|x) and their density. A posterior computes the density where it is asked for, or along with the sample where that is cheaper.
 
-    Attributes:
-        z: ``[K, B, D]``, differentiable in the parameters of q (reparameterised).
-        log_q: log q(z|x) ``[K, B]``, nats.
-        distribution: q(z|x) itself, batch shape ``[B]``, event shape ``[D]``.
-    """
-
-    @property
-    def z(self) -> Tensor: ...
-
-    @property
-    def log_q(self) -> Tensor: ...
-
-    @property
-    def distribution(self) -> Distribution: ...
+def _log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log N(z; mu, sigma^2) of each number."""
+    return -0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance + math.log(2 * math.pi))
 
 
 @dataclass(frozen=True)
 class NormalSample:
-    """z = mu + sigma * eps with its density; see :class:`PosteriorSample`."""
+    """z = mu + sigma * eps with its density; see :class:`~vaelab.posteriors.PosteriorSample`."""
 
     distribution: Independent
     eps: Tensor
@@ -63,7 +49,9 @@ class NormalSample:
     @cached_property
     def z(self) -> Tensor:
         normal = self.distribution.base_dist
-        if len(self.eps) == 1:  # one sample needs no sum over samples in the backward pass
+        if (
+            len(self.eps) == 1 and normal.mean.dim() == 2
+        ):  # one sample needs no sum over samples in the backward pass
             return torch.addcmul(normal.mean, normal.stddev, self.eps[0]).unsqueeze(0)
         return torch.addcmul(normal.mean, normal.stddev, self.eps)
 
@@ -72,6 +60,19 @@ class NormalSample:
         # At z = mu + sigma * eps the density needs no division by sigma.
         terms = self.eps.square() + self.distribution.base_dist.log_variance
         return -0.5 * (terms.sum(-1) + math.log(2 * math.pi) * self.eps.shape[-1])
+
+    @cached_property
+    def log_q_stopped(self) -> Tensor:
+        normal = self.distribution.base_dist
+        return _log_normal(self.z, normal.loc.detach(), normal.log_variance.detach()).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.distribution.base_dist.loc
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.distribution.base_dist.scale
 
 
 class NormalPosterior(nn.Module):
@@ -83,6 +84,9 @@ class NormalPosterior(nn.Module):
         num_features: F, length of the encoder's features.
         latent_dim: D.
     """
+
+    closed_form_moments = True
+    fast_density = True
 
     def __init__(self, num_features: int, latent_dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""p(z): priors of the latent variable."""
+"""The standard normal prior."""
 
 from __future__ import annotations
 
@@ -6,23 +6,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, register_kl
+from torch.distributions import Independent, Normal
 
-from vaelab.posteriors import LogVarianceNormal
-
-__all__ = ["StandardNormal", "StandardNormalPrior"]
-
-Inference = Callable[[Tensor], Distribution]
+from vaelab.priors.inference import Inference
 
 
 class StandardNormal(Normal):
     """N(0, 1), known to be so."""
-
-
-@register_kl(LogVarianceNormal, StandardNormal)
-def _kl_to_standard_normal(q: LogVarianceNormal, p: StandardNormal) -> Tensor:
-    """KL(q || N(0, 1)) = -1/2 (1 + log sigma^2 - mu^2 - sigma^2), mind the sign: never negative (Kingma & Welling 2014, appendix B)."""
-    return -0.5 * (1 + q.log_variance - q.mean.square() - q.variance)
 
 
 class StandardNormalPrior(nn.Module):
@@ -31,6 +21,8 @@ class StandardNormalPrior(nn.Module):
     Args:
         latent_dim: D.
     """
+
+    needs_inference = False
 
     loc: Tensor
     scale: Tensor

@@ -1,0 +1,133 @@
+"""What every model offers, whatever its layers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vaelab.batch import Batch
+from vaelab.models.terms import Layer, Terms
+from vaelab.models.traits import Traits
+
+
+class Recipe(Protocol):
+    """How the parts of a model are made, as often as it needs them; see :class:`vaelab.build.Recipe`.
+
+    Attributes:
+        latent_dim: D.
+        image_shape: ``(C, H, W)``.
+        num_classes: of the data; 0 without labels.
+    """
+
+    latent_dim: int
+    image_shape: tuple[int, ...]
+    num_classes: int
+
+    def encoder(self, shape: tuple[int, ...] | None = None, context_dim: int = 0) -> Any: ...
+
+    def posterior(self, num_features: int, latent_dim: int | None = None) -> Any: ...
+
+    def prior(self, posterior_noise_dim: int, latent_dim: int | None = None, context_dim: int = 0) -> Any: ...
+
+    def decoder(self, latent_dim: int | None = None, context_dim: int = 0) -> Any: ...
+
+    def likelihood(self) -> Any: ...
+
+
+class Model(nn.Module, ABC):
+    """p(x, z), perhaps given labels y, with the approximate posterior q(z|x). It draws no random numbers: noise is an argument.
+
+    Where there are several stochastic layers, the *code* is the topmost.
+
+    Attributes:
+        takes: the configuration groups that the model is made of.
+        noise_dim: standard normal numbers that a sample of q takes.
+        prior_noise_dim: standard normal numbers that a sample of p(z) takes.
+        num_classes: labels that the model is conditional on; 0 = none.
+    """
+
+    takes: ClassVar[frozenset[str]]
+    noise_dim: int
+    prior_noise_dim: int
+    num_classes: int = 0
+
+    @classmethod
+    @abstractmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        """The model of a configuration; further arguments are the settings of its group."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, eps: Tensor) -> Terms:
+        """The terms of the bound, from noise ``eps [K, B, noise_dim]``."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Layer:
+        """The code's terms at zero noise: its ``z [1, B, D]`` is the mean of q where q is Gaussian; layers below it are at zero noise, too."""
+
+    @abstractmethod
+    def reconstruct(self, batch: Batch, eps: Tensor) -> Distribution:
+        """p(x|z) ``[K, B]`` at samples z of q, from noise ``eps [K, B, noise_dim]``."""
+
+    @abstractmethod
+    def decode(self, code: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x|code) of codes ``[..., D]`` and labels ``[...]``; layers between are at their means."""
+
+    @abstractmethod
+    def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x|z) at samples z of the prior, from noise ``eps [n, prior_noise_dim]``; its mean is the picture usually shown."""
+
+    @abstractmethod
+    def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
+        """log p(x, z) ``[K, B]`` at ``z [K, B, sum of D]``, differentiable in z; the layer next to the image comes first."""
+
+    @abstractmethod
+    def traits(self) -> Traits:
+        """What objectives have to know."""
+
+    @abstractmethod
+    def inference_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of q(z|x)."""
+
+    @abstractmethod
+    def generative_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of p(x, z); some may be those of q, too."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """q(z|x) as a thing to hand on: images -> distribution. A prior that needs inference (VampPrior) is handed it.
+
+    Attributes:
+        encoder, posterior: its parts.
+        context: labels of the images, one hot ``[B, num_classes]``, or None.
+    """
+
+    encoder: Any
+    posterior: Any
+    context: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Distribution:
+        """q(z|x) of images ``[B, C, H, W]``."""
+        return self.posterior.distribution(self._features(x))
+
+    def sample(self, x: Tensor, eps: Tensor) -> Any:
+        """Samples of q(z|x) with their density, from noise ``eps [K, B, noise_dim]``."""
+        return self.posterior(self._features(x), eps)
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self.encoder(x) if self.context is None else self.encoder(x, context=self.context)
+
+    @property
+    def noise_dim(self) -> int:
+        return self.posterior.noise_dim
+
+
+def parameters_apart(model: Model) -> bool:
+    """Whether no trainable parameter belongs both to q and to p."""
+    inference = {id(p) for p in model.inference_parameters() if p.requires_grad}
+    return inference.isdisjoint(id(p) for p in model.generative_parameters() if p.requires_grad)

@@ -1,0 +1,254 @@
+"""The contract of every part, and of many combinations of parts."""
+
+from __future__ import annotations
+
+import copy
+import random
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from vaelab.batch import Batch
+from vaelab.build import DataShape, build_model, build_objective, likelihood_support
+from vaelab.errors import SettingError
+from vaelab.models import Model
+from vaelab.noise import Noise
+from vaelab.training.step import OptimisationStep, StepSettings
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+GROUPS = ("model", "encoder", "posterior", "prior", "decoder", "likelihood", "objective", "schedule")
+DEFAULT = dict(
+    zip(
+        GROUPS,
+        ("vae", "mlp", "normal", "standard_normal", "mlp", "bernoulli", "elbo", "constant"),
+        strict=True,
+    )
+)
+#: the shipped settings, made small
+SMALL: dict[str, dict[str, Any]] = {
+    "hidden": {"hidden": [8]}, "channels": {"channels": [4]}, "num_features": {"num_features": 8}, "num_components": {"num_components": 3},
+    "num_samples": {"num_samples": 4}, "num_bounds": {"num_bounds": 2}, "lower_dims": {"lower_dims": [3]}, "num_transforms": {"num_transforms": 2},
+    "bins": {"bins": 4}, "blocks": {"blocks": 1}, "init": {"init": "random"}, "rank": {"rank": 1},
+}  # fmt: skip
+IMAGE, LEVELS, CLASSES, D, B = (1, 4, 5), 6, 3, 2, 12
+
+Choice = dict[str, str]
+
+
+def entries(group: str) -> dict[str, dict[str, Any]]:
+    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONFIGS / group).glob("*.yaml"))}
+
+
+ENTRIES = {group: entries(group) for group in GROUPS}
+
+
+def variants() -> dict[str, dict[str, dict[str, Any]]]:
+    """The entries, and the kinds that one of them has."""
+    found = copy.deepcopy(ENTRIES)
+    found["posterior"]["flow_coupling"] = {**found["posterior"]["flow"], "kind": "coupling"}
+    found["posterior"]["flow_inverse_autoregressive"] = {
+        **found["posterior"].pop("flow"),
+        "kind": "inverse_autoregressive",
+    }
+    for kind in ("nsf", "maf", "realnvp"):
+        found["prior"][f"flow_{kind}"] = {**found["prior"]["flow"], "kind": kind}
+    del found["prior"]["flow"]
+    for variance in ("learned", "constant"):
+        found["likelihood"][f"gaussian_{variance}"] = {
+            **found["likelihood"]["gaussian"],
+            "variance": variance,
+        }
+    found["objective"]["beta_tc_weighted"] = {**found["objective"]["beta_tc"], "sampling": "weighted"}
+    found["objective"]["dip_i"] = {**found["objective"]["dip"], "kind": "i"}
+    return found
+
+
+VARIANTS = variants()
+
+
+def config(choice: Choice) -> dict[str, Any]:
+    made: dict[str, Any] = {"seed": 0, "latent_dim": D}
+    for group in GROUPS:
+        node = dict(VARIANTS[group][choice[group]])
+        for key, small in SMALL.items():
+            if key in node and not (key == "num_samples" and node[key] == 1):
+                node |= small
+        made[group] = node
+    return made
+
+
+def pixels(support: str, generator: torch.Generator) -> Tensor:
+    levels = torch.randint(0, LEVELS, (B, *IMAGE), generator=generator)
+    if support == "binary":
+        return (levels > LEVELS // 2).double()
+    if support == "levels":
+        return levels / (LEVELS - 1)
+    return (levels + torch.rand(levels.shape, generator=generator, dtype=torch.float64)) / LEVELS
+
+
+def make(choice: Choice) -> tuple[Model, Any, Batch]:
+    made = config(choice)
+    model = build_model(made, DataShape(IMAGE, LEVELS, (0.0, 1.0), CLASSES)).double()
+    assert isinstance(model, Model)
+    objective = build_objective(made, model, steps_per_epoch=10)
+    x = pixels(likelihood_support(made), torch.Generator().manual_seed(0)).double()
+    return model, objective, Batch(x, torch.arange(B) % CLASSES, torch.arange(B))
+
+
+def illegal(choice: Choice) -> str | None:
+    """Why a combination is refused: the setting that the message has to name. None = legal."""
+    model, posterior, prior, objective = (choice[g] for g in ("model", "posterior", "prior", "objective"))
+    layers = model in ("hierarchical", "ladder")
+    if prior == "vamp" and model in ("conditional", "hierarchical"):
+        return "prior"
+    if choice["schedule"] == "capacity" and objective != "elbo":
+        return "schedule"
+    slow = posterior == "flow_inverse_autoregressive" and model != "ladder"
+    shared = model == "ladder" or prior == "vamp"
+    normal = posterior == "normal" or model == "ladder"
+    per_dimension = normal and prior in ("standard_normal", "normal") and model != "hierarchical"
+    refused = {
+        "stl": slow,
+        "dreg": slow or shared,
+        "piwae": shared,
+        "free_bits": not per_dimension,
+        "beta_tc": layers or not normal or prior != "standard_normal",
+        "dip": layers or not normal,
+        "mmd": layers or prior != "standard_normal",
+    }
+    return "objective" if refused.get(objective.removesuffix("_weighted").removesuffix("_i"), False) else None
+
+
+def ignored(choice: Choice) -> bool:
+    """A part that the model does not take would say nothing."""
+    return choice["model"] == "ladder" and choice["posterior"] != "normal"
+
+
+def one_at_a_time() -> list[Choice]:
+    """Every entry of every group, the others at their defaults; what goes with no default gets what it goes with."""
+    return [{**DEFAULT, group: entry} for group in GROUPS for entry in VARIANTS[group]]
+
+
+def sampled(count: int) -> list[Choice]:
+    """Legal combinations, drawn with a fixed seed; every entry of every group is among them."""
+    draw, found = random.Random(0), []
+    while len(found) < count:
+        choice = {group: draw.choice(sorted(VARIANTS[group])) for group in GROUPS}
+        if illegal(choice) is None and not ignored(choice):
+            found.append(choice)
+    return found
+
+
+def name(choice: Choice) -> str:
+    return "-".join(choice[group] for group in GROUPS if choice[group] != DEFAULT[group]) or "default"
+
+
+SAMPLED = sampled(240)
+
+
+@pytest.mark.parametrize(
+    "choice", [c for c in one_at_a_time() if illegal(c) is None] + SAMPLED[:40], ids=name
+)
+def test_contract(choice: Choice) -> None:
+    keeps_the_contract(choice)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", SAMPLED[40:], ids=name)
+def test_contract_of_two_hundred_more_combinations(choice: Choice) -> None:
+    keeps_the_contract(choice)
+
+
+def keeps_the_contract(choice: Choice) -> None:
+    model, objective, batch = make(choice)
+    k = objective.num_samples
+    eps = torch.randn(k, B, model.noise_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    terms = model(batch, eps)
+    assert terms.log_px.shape == terms.log_w.shape == (k, B)
+    for layer in terms.layers:
+        assert layer.z.shape[:2] == (k, B)
+        assert layer.log_p.shape == layer.log_q.shape == (k, B)
+        assert layer.kl is None or layer.kl.shape in ((B, layer.z.shape[2]), tuple(layer.z.shape))
+        assert layer.kl is None or (layer.kl > -1e-9).all()
+    result = objective(terms, 3, 100)
+    assert result.value.shape == result.surrogate.shape == (B,)
+    assert torch.isfinite(result.value).all()
+    assert model.traits().closed_form_kl == terms.has_closed_form_kl
+
+    weights = copy.deepcopy(model.state_dict())
+    before, after = descend(model, objective, batch)
+    assert after < before
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+    model.load_state_dict(weights)
+    torch.testing.assert_close(model(batch, eps).log_w, terms.log_w, rtol=0, atol=0)
+    z = model.sample(torch.randn(5, model.prior_noise_dim, dtype=torch.float64), torch.arange(5) % CLASSES)
+    assert z.mean.shape == (5, *IMAGE)
+    assert model.encode(batch).z.shape == (1, B, D)
+    assert model.decode(model.encode(batch).z[0], batch.y).mean.shape == (B, *IMAGE)
+    assert model.reconstruct(batch, eps).mean.shape == (k, B, *IMAGE)
+    every = torch.cat([layer.z for layer in terms.layers], dim=-1)
+    joint = terms.log_px + sum(layer.log_p for layer in terms.layers)
+    torch.testing.assert_close(model.log_joint(batch, every), joint)
+
+
+def descend(model: Model, objective: Any, batch: Batch) -> tuple[float, float]:
+    """The loss before and after ten small steps down its gradient, always with the same noise."""
+
+    class SameNoise(Noise):
+        def step_normal(
+            self, stream: Any, step: int, shape: Any, device: Any = "cpu", dtype: Any = torch.float32
+        ) -> Tensor:
+            return super().step_normal(stream, 0, shape, device, torch.float64)
+
+    step = OptimisationStep(
+        model, objective, lambda index, number, rows: batch, 100, SameNoise(0), StepSettings(clip_norm=1.0)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    losses = [-step(batch.index, 3, optimizer, Tensor.backward)[0].item() / B for _ in range(10)]
+    return losses[0], losses[-1]
+
+
+ILLEGAL = [
+    {**DEFAULT, **dict(zip(("model", "posterior", "prior", "objective", "schedule"), chosen, strict=True))}
+    for chosen in product(*(VARIANTS[g] for g in ("model", "posterior", "prior", "objective")), ("constant",))
+]
+ILLEGAL = [c for c in ILLEGAL if illegal(c) is not None and not ignored(c)]
+ILLEGAL += [{**DEFAULT, "objective": o, "schedule": "capacity"} for o in VARIANTS["objective"] if o != "elbo"]
+
+
+def test_every_illegal_combination_is_refused_by_name() -> None:
+    assert len(ILLEGAL) > 100
+    for choice in ILLEGAL:
+        with pytest.raises(SettingError) as error:
+            make(choice)
+        assert error.value.setting == illegal(choice), name(choice)
+
+
+def test_samples_in_parts_have_the_gradient_of_all() -> None:
+    for choice in ({}, {"objective": "dreg"}, {"objective": "piwae", "model": "hierarchical"}, {"objective": "iwae", "posterior": "flow_coupling", "prior": "vamp"},
+                   {"objective": "iwae", "model": "ladder"}, {"objective": "ciwae", "model": "conditional", "prior": "mixture"}):  # fmt: skip
+        gradients = []
+        for at_once in (None, 1, 3):
+            model, objective, batch = make({**DEFAULT, **choice})
+            step = OptimisationStep(
+                model,
+                objective,
+                lambda index, number, rows, batch=batch: batch,
+                100,
+                Noise(0),
+                StepSettings(samples_at_once=at_once),
+            )
+            step(batch.index, 0, torch.optim.SGD(model.parameters(), 0.0), Tensor.backward)
+            gradients.append(
+                nn.utils.parameters_to_vector([p.grad for p in model.parameters() if p.grad is not None])
+            )
+        for parts in gradients[1:]:
+            torch.testing.assert_close(parts, gradients[0], rtol=1e-10, atol=1e-12)
