@@ -235,6 +235,7 @@ def test_the_learning_rate_is_that_of_the_step() -> None:
         before = [p.detach().clone() for p in model.parameters()]
         step(torch.arange(B), number, optimizer, Tensor.backward)
         for old, p in zip(before, model.parameters(), strict=True):
+            assert p.grad is not None
             torch.testing.assert_close(p, old - 0.1 / (number + 1) * p.grad)
 
 
