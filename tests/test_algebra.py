@@ -104,11 +104,11 @@ def illegal(choice: Choice) -> str | None:
     """Why a combination is refused: the setting that the message has to name. None = legal."""
     model, posterior, prior, objective = (choice[g] for g in ("model", "posterior", "prior", "objective"))
     layers = model in ("hierarchical", "ladder")
-    if prior == "vamp" and model in ("conditional", "hierarchical"):
+    slow = posterior == "flow_inverse_autoregressive" and model != "ladder"
+    if prior == "vamp" and (model in ("conditional", "hierarchical") or slow):
         return "prior"
     if choice["schedule"] == "capacity" and objective != "elbo":
         return "schedule"
-    slow = posterior == "flow_inverse_autoregressive" and model != "ladder"
     shared = model == "ladder" or prior == "vamp"
     normal = posterior == "normal" or model == "ladder"
     per_dimension = normal and prior in ("standard_normal", "normal") and model != "hierarchical"

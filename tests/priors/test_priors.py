@@ -12,14 +12,14 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vaelab.build import build
 from vaelab.errors import SettingError
 from vaelab.models import closed_form_kl
 from vaelab.posteriors import LogVarianceNormal, NormalPosterior
 from vaelab.priors import FlowPrior, VampPrior
-from vaelab.priors.mixture import choose
+from vaelab.priors.mixture import Mixture, choose
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 D, C, K, B = 2, 3, 4, 5
@@ -408,3 +408,20 @@ def test_vamp_trains_its_pseudo_inputs_and_the_posterior() -> None:
     for parameter in (*prior.parameters(), *infer.parameters()):
         assert parameter.grad is not None
         assert (parameter.grad != 0).any()
+
+
+def test_components_in_pieces_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    mean = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    factor = torch.eye(2, dtype=torch.float64).expand(4, 2, 2)
+    z = torch.randn(3, 5, 2, dtype=torch.float64)
+
+    def values() -> tuple[torch.Tensor, torch.Tensor]:
+        mixture = Mixture(torch.zeros(4, dtype=torch.float64), MultivariateNormal(mean, scale_tril=factor))
+        log_prob = mixture.log_prob(z)
+        return log_prob.detach(), torch.autograd.grad(log_prob.sum(), mean)[0]
+
+    whole = values()
+    monkeypatch.setattr("vaelab.priors.mixture.AT_ONCE", 16)  # two of fifteen z at a time
+    for a, b in zip(values(), whole, strict=True):
+        torch.testing.assert_close(a, b)

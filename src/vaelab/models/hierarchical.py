@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -104,48 +105,69 @@ class FoldedTerms(Layer):
         """Not known."""
 
 
-@dataclass(frozen=True)
-class BottomTerms(Layer):
-    """The terms of the layer next to the image, whose prior depends on K samples of the layer above.
+class Layered(Model):
+    """What models of several layers share: p(x, z) = p(z_L) prod_l p(z_l|z_{l+1}) p(x|z_1), with diagonal Gaussians between layers. The code is z_L.
 
     Attributes:
-        sample: of q(z_1|x), ``[K, B]``.
-        prior: p(z_1|z_2), batch shape ``[K, B]``.
+        prior: p(z_L).
+        downwards: p(z_l|z_{l+1}), l = 1 .. L - 1.
+        decoder, likelihood: of p(x|z_1).
+        dims: D of each layer, from the image on.
     """
 
-    sample: Any
-    prior: Distribution
+    prior: Any
+    downwards: Any
+    decoder: Any
+    likelihood: Any
+    dims: tuple[int, ...]
 
-    @property
-    def kl(self) -> None:
-        """None: z_2 is inferred from z_1, so E_q KL(q(z_1|x) || p(z_1|z_2)) is not this layer's part of the rate."""
+    @abstractmethod
+    def infer_layers(self, batch: Batch, eps: Tensor) -> tuple[Layer, ...]:
+        """The terms of each layer, from the image on, from noise ``eps [K, B, noise_dim]``."""
 
-    @property
-    def z(self) -> Tensor:
-        return self.sample.z
+    @abstractmethod
+    def infer_code(self) -> Any:
+        """q(z_L|x) for a prior that needs it (:class:`Inference`), or None."""
 
-    @cached_property
-    def log_p(self) -> Tensor:
-        return self.prior.log_prob(self.sample.z)
+    def forward(self, batch: Batch, eps: Tensor) -> Terms:
+        layers = self.infer_layers(batch, eps)
+        p_x = self.likelihood(self.decoder(layers[0].z))
+        return Terms(log_px=p_x.log_prob(batch.x), layers=layers)
 
-    @property
-    def log_q(self) -> Tensor:
-        return self.sample.log_q
+    def reconstruct(self, batch: Batch, eps: Tensor) -> Distribution:
+        return self.likelihood(self.decoder(self.infer_layers(batch, eps)[0].z))
 
-    @property
-    def log_q_stopped(self) -> Tensor:
-        return self.sample.log_q_stopped
+    def encode(self, batch: Batch) -> Layer:
+        return self.infer_layers(batch, batch.x.new_zeros(1, len(batch.x), self.noise_dim))[-1]
 
-    @property
-    def mean(self) -> Tensor | None:
-        return self.sample.mean
+    def decode(self, code: Tensor, y: Tensor | None = None) -> Distribution:
+        z = code
+        for p in reversed(self.downwards):
+            z = p(z).mean
+        return self.likelihood(self.decoder(z))
 
-    @property
-    def stddev(self) -> Tensor | None:
-        return self.sample.stddev
+    def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
+        *lower, top = eps.split([*self.dims[:-1], self.prior.noise_dim], dim=-1)
+        z = self.prior.draw(top, infer=self.infer_code())
+        for p, noise in zip(reversed(self.downwards), reversed(lower), strict=True):
+            below = p(z)
+            z = below.mean + below.stddev * noise
+        return self.likelihood(self.decoder(z))
+
+    def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
+        zs = z.split(self.dims, dim=-1)
+        total = self.prior(infer=self.infer_code()).log_prob(zs[-1])
+        for p, low, high in zip(self.downwards, zs[:-1], zs[1:], strict=True):
+            total = total + p(high).log_prob(low)
+        return total + self.likelihood(self.decoder(zs[0])).log_prob(batch.x)
+
+    def generative_parameters(self) -> Iterator[nn.Parameter]:
+        return chain(
+            *(part.parameters() for part in (self.prior, self.downwards, self.decoder, self.likelihood))
+        )
 
 
-class HierarchicalVAE(Model):
+class HierarchicalVAE(Layered):
     """p(x, z) = p(z_L) prod_l p(z_l|z_{l+1}) p(x|z_1), inferred from the image upwards: q(z|x) = q(z_1|x) prod_l q(z_{l+1}|z_l) (Burda et al. 2016).
 
     p(z_l|z_{l+1}) are diagonal Gaussians; q are what the posterior group says. The code is z_L.
@@ -162,11 +184,7 @@ class HierarchicalVAE(Model):
     takes = frozenset({"encoder", "posterior", "prior", "decoder", "likelihood"})
     encoder: Any
     upwards: Any
-    downwards: Any
     posterior: Any
-    prior: Any
-    decoder: Any
-    likelihood: Any
 
     def __init__(
         self,
@@ -221,12 +239,7 @@ class HierarchicalVAE(Model):
         downwards = [gaussian(high, low, hidden, activation) for low, high in pairwise(dims)]
         return cls(encoder, posterior, upwards, prior, downwards, recipe.decoder(dims[0]), likelihood, dims)
 
-    def forward(self, batch: Batch, eps: Tensor) -> Terms:
-        layers = self._infer(batch, eps)
-        p_x = self.likelihood(self.decoder(layers[0].z))
-        return Terms(log_px=p_x.log_prob(batch.x), layers=layers)
-
-    def _infer(self, batch: Batch, eps: Tensor) -> tuple[Layer, ...]:
+    def infer_layers(self, batch: Batch, eps: Tensor) -> tuple[Layer, ...]:
         first, *others = eps.split(self.noise_dims, dim=-1)
         samples, parents = [self.posterior(self.encoder(batch.x), first)], []
         z = samples[0].z.flatten(0, 1)
@@ -236,7 +249,7 @@ class HierarchicalVAE(Model):
             z = samples[-1].z[0]
         zs = [*parents, z]
         priors = [p(above) for p, above in zip(self.downwards, zs[1:], strict=True)]
-        bottom = BottomTerms(samples[0], unfolded(priors[0], len(eps)))
+        bottom = LayerTerms(samples[0], unfolded(priors[0], len(eps)), exact_kl=False)
         above = [
             FoldedTerms(len(eps), sample, prior, q, parent, exact_kl=False)
             for sample, prior, q, parent in zip(
@@ -246,23 +259,8 @@ class HierarchicalVAE(Model):
         top = FoldedTerms(len(eps), samples[-1], self.prior(), self.upwards[-1], parents[-1])
         return (bottom, *above, top)
 
-    def reconstruct(self, batch: Batch, eps: Tensor) -> Distribution:
-        return self.likelihood(self.decoder(self._infer(batch, eps)[0].z))
-
-    def encode(self, batch: Batch) -> Layer:
-        return self._infer(batch, batch.x.new_zeros(1, len(batch.x), self.noise_dim))[-1]
-
-    def decode(self, code: Tensor, y: Tensor | None = None) -> Distribution:
-        z = code
-        for p in reversed(self.downwards):
-            z = p(z).mean
-        return self.likelihood(self.decoder(z))
-
-    def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
-        return self.likelihood(self.decoder(descend(self.prior, self.downwards, self.dims, eps)))
-
-    def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
-        return log_joint(self, batch, z)
+    def infer_code(self) -> None:
+        """None: q(z_L|x) samples the layers between."""
 
     @torch.no_grad()
     def traits(self) -> Traits:
@@ -279,13 +277,8 @@ class HierarchicalVAE(Model):
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         return chain(self.encoder.parameters(), self.posterior.parameters(), self.upwards.parameters())
 
-    def generative_parameters(self) -> Iterator[nn.Parameter]:
-        return chain(
-            *(part.parameters() for part in (self.prior, self.downwards, self.decoder, self.likelihood))
-        )
 
-
-class LadderVAE(Model):
+class LadderVAE(Layered):
     """p(x, z) = p(z_L) prod_l p(z_l|z_{l+1}) p(x|z_1), inferred along the way that generates: q(z|x) = q(z_L|x) prod_l q(z_l|x, z_{l+1}) (Sonderby et al. 2016).
 
     The image goes up a path without noise. On the way down, q(z_l|x, z_{l+1}) is the product of p(z_l|z_{l+1}) with a Gaussian from that path: precisions add,
@@ -305,10 +298,6 @@ class LadderVAE(Model):
     encoder: Any
     rises: Any
     evidence: Any
-    downwards: Any
-    prior: Any
-    decoder: Any
-    likelihood: Any
 
     def __init__(
         self,
@@ -357,11 +346,6 @@ class LadderVAE(Model):
         downwards = [gaussian(high, low, hidden, activation) for low, high in pairwise(dims)]
         return cls(encoder, rises, evidence, prior, downwards, recipe.decoder(dims[0]), likelihood, dims)
 
-    def forward(self, batch: Batch, eps: Tensor) -> Terms:
-        layers = self._infer(batch, eps)
-        p_x = self.likelihood(self.decoder(layers[0].z))
-        return Terms(log_px=p_x.log_prob(batch.x), layers=layers)
-
     def _rise(self, x: Tensor) -> list[Independent]:
         """The Gaussian that the image gives for each layer, batch shape ``[B]``."""
         features = [self.encoder(x)]
@@ -369,12 +353,13 @@ class LadderVAE(Model):
             features.append(rise(features[-1]))
         return [head.distribution(f) for head, f in zip(self.evidence, features, strict=True)]
 
-    def _infer(self, batch: Batch, eps: Tensor) -> tuple[Layer, ...]:
+    def infer_layers(self, batch: Batch, eps: Tensor) -> tuple[Layer, ...]:
         noise = eps.split(self.dims, dim=-1)
         *lower, top = self._rise(batch.x)
-        infer = Inference(self._top_features, self.evidence[-1])
         layers: list[Layer] = [
-            LayerTerms(NormalDraw(top, noise[-1], partial(detached, top)), self.prior(infer=infer))
+            LayerTerms(
+                NormalDraw(top, noise[-1], partial(detached, top)), self.prior(infer=self.infer_code())
+            )
         ]
         z = layers[0].z
         for p, own, draw in zip(reversed(self.downwards), reversed(lower), reversed(noise[:-1]), strict=True):
@@ -390,31 +375,15 @@ class LadderVAE(Model):
             features = rise(features)
         return features
 
-    def reconstruct(self, batch: Batch, eps: Tensor) -> Distribution:
-        return self.likelihood(self.decoder(self._infer(batch, eps)[0].z))
-
-    def encode(self, batch: Batch) -> Layer:
-        return self._infer(batch, batch.x.new_zeros(1, len(batch.x), self.noise_dim))[-1]
-
-    def decode(self, code: Tensor, y: Tensor | None = None) -> Distribution:
-        z = code
-        for p in reversed(self.downwards):
-            z = p(z).mean
-        return self.likelihood(self.decoder(z))
-
-    def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
-        infer = Inference(self._top_features, self.evidence[-1])
-        return self.likelihood(self.decoder(descend(self.prior, self.downwards, self.dims, eps, infer)))
-
-    def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
-        return log_joint(self, batch, z, Inference(self._top_features, self.evidence[-1]))
+    def infer_code(self) -> Inference:
+        return Inference(self._top_features, self.evidence[-1])
 
     @torch.no_grad()
     def traits(self) -> Traits:
         weight = next(self.parameters())
         top = self.evidence[-1]
         q = top.distribution(weight.new_zeros(2, top.mean.in_features))
-        p = self.prior(infer=Inference(self._top_features, top))
+        p = self.prior(infer=self.infer_code())
         return Traits(
             closed_form_kl=closed_form_kl(q, p) is not None,
             moments=False,
@@ -426,11 +395,6 @@ class LadderVAE(Model):
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         return chain(
             *(part.parameters() for part in (self.encoder, self.rises, self.evidence, self.downwards))
-        )
-
-    def generative_parameters(self) -> Iterator[nn.Parameter]:
-        return chain(
-            *(part.parameters() for part in (self.prior, self.downwards, self.decoder, self.likelihood))
         )
 
 
@@ -513,26 +477,3 @@ def unfolded(rows: Distribution, num_samples: int) -> Distribution:
     assert isinstance(normal, Normal)
     mean, stddev = (part.unflatten(0, (num_samples, -1)) for part in (normal.mean, normal.stddev))
     return Independent(Normal(mean, stddev, validate_args=False), 1, validate_args=False)
-
-
-def descend(
-    prior: Any, downwards: nn.ModuleList, dims: Sequence[int], eps: Tensor, infer: Any = None
-) -> Tensor:
-    """z_1 ``[n, D_1]`` of samples from p(z), from noise ``eps [n, sum of the lower D + prior.noise_dim]``."""
-    *lower, top = eps.split([*dims[:-1], prior.noise_dim], dim=-1)
-    z = prior.draw(top, infer=infer)
-    for p, noise in zip(reversed(downwards), reversed(lower), strict=True):
-        q = p(z)
-        z = q.mean + q.stddev * noise
-    return z
-
-
-def log_joint(model: HierarchicalVAE | LadderVAE, batch: Batch, z: Tensor, infer: Any = None) -> Tensor:
-    """log p(x, z) ``[K, B]`` of all layers side by side in ``z [K, B, sum of D]``."""
-    zs = z.split(model.dims, dim=-1)
-    total = model.prior(infer=infer).log_prob(zs[-1]) + model.likelihood(model.decoder(zs[0])).log_prob(
-        batch.x
-    )
-    for p, low, high in zip(model.downwards, zs[:-1], zs[1:], strict=True):
-        total = total + p(high).log_prob(low)
-    return total

@@ -51,10 +51,12 @@ class LayerTerms(Layer):
     Attributes:
         sample: of q(z|x), K a piece: a :class:`vaelab.posteriors.PosteriorSample`.
         prior: p(z), given the layers above it where there are any.
+        exact_kl: KL(q(z|x) || p(z)) is this layer's part of the rate; not so where p(z) depends on a layer that is inferred from this one.
     """
 
     sample: Any
     prior: Distribution
+    exact_kl: bool = True
 
     @property
     def posterior(self) -> Distribution:
@@ -84,7 +86,7 @@ class LayerTerms(Layer):
     @cached_property
     def kl(self) -> Tensor | None:
         """KL(q(z|x) || p(z)) per dimension where it has a closed form, otherwise None: ``[B, D]``, or ``[K, B, D]`` where it depends on samples of other layers."""
-        return closed_form_kl(self.posterior, self.prior)
+        return closed_form_kl(self.posterior, self.prior) if self.exact_kl else None
 
     @property
     def mean(self) -> Tensor | None:

@@ -54,6 +54,9 @@ class VAE(Model):
         self.decoder = decoder
         self.likelihood = likelihood
         self.num_classes = num_classes
+        if self.prior.needs_inference and not self.posterior.fast_density:
+            rule = "needs the density of q at a given z, which is slow for this posterior; use posterior.kind=coupling"
+            raise SettingError("prior", "vamp", rule)
         self.noise_dim = self.posterior.noise_dim
         self.prior_noise_dim = self.prior.noise_dim
 

@@ -7,11 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
+from torch.utils.checkpoint import checkpoint
 
 from vaelab.errors import integer
 from vaelab.posteriors import LogVarianceNormal
 from vaelab.priors.context import ContextParameters
 from vaelab.priors.inference import Inference
+
+AT_ONCE = 2**22  # numbers of z against every component
 
 
 class Mixture(MixtureSameFamily):
@@ -38,8 +41,21 @@ class Mixture(MixtureSameFamily):
         if isinstance(normal, LogVarianceNormal) and normal.loc.dim() == 2 and z.device.type != "mps":
             log_p = _log_normals(z, normal)
         else:
-            log_p = components.log_prob(z.unsqueeze(-2))
+            log_p = _in_pieces(z, components)
         return weights.logits + log_p
+
+
+def _in_pieces(z: Tensor, components: Distribution) -> Tensor:
+    """log p_m(z) ``[..., M]``, at the memory of :data:`AT_ONCE` numbers where every z meets the same M components: in the backward pass a piece is computed anew."""
+    if len(components.batch_shape) != 1:
+        return components.log_prob(z.unsqueeze(-2))
+    rows = z.reshape(-1, 1, z.shape[-1])
+    pieces = rows.split(max(1, AT_ONCE // (components.batch_shape[0] * z.shape[-1])))
+    if len(pieces) == 1:
+        log_p = components.log_prob(rows)
+    else:
+        log_p = torch.cat([checkpoint(components.log_prob, piece, use_reentrant=False) for piece in pieces])
+    return log_p.unflatten(0, z.shape[:-1])
 
 
 def _log_normals(z: Tensor, normal: LogVarianceNormal) -> Tensor:
