@@ -143,7 +143,7 @@ def _stored(path: Path) -> tuple[dict[str, np.ndarray], str]:
         ValueError,
         EOFError,
         KeyError,
-        NotImplementedError,
+        NotImplementedError,  # zipfile's word for a compression that it does not know
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
