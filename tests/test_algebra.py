@@ -78,6 +78,8 @@ def config(choice: Choice) -> dict[str, Any]:
         for key, small in SMALL.items():
             if key in node and not (key == "num_samples" and node[key] == 1):
                 node |= small
+        if choice[group] == "top_down":
+            node |= {"channels": [4, 8], "layers": [1, 2], "z_channels": 2}
         made[group] = node
     return made
 
@@ -103,13 +105,13 @@ def make(choice: Choice) -> tuple[Model, Any, Batch]:
 def illegal(choice: Choice) -> str | None:
     """Why a combination is refused: the setting that the message has to name. None = legal."""
     model, posterior, prior, objective = (choice[g] for g in ("model", "posterior", "prior", "objective"))
-    layers = model in ("hierarchical", "ladder")
+    layers = model in ("hierarchical", "ladder", "top_down")
     slow = posterior == "flow_inverse_autoregressive" and model != "ladder"
     if prior == "vamp" and (model in ("conditional", "hierarchical") or slow):
         return "prior"
     if choice["schedule"] == "capacity" and objective != "elbo":
         return "schedule"
-    shared = model == "ladder" or prior == "vamp"
+    shared = model in ("ladder", "top_down") or prior == "vamp"
     normal = posterior == "normal" or model == "ladder"
     per_dimension = normal and prior in ("standard_normal", "normal") and model != "hierarchical"
     refused = {
@@ -126,7 +128,9 @@ def illegal(choice: Choice) -> str | None:
 
 def ignored(choice: Choice) -> bool:
     """A part that the model does not take would say nothing."""
-    return choice["model"] == "ladder" and choice["posterior"] != "normal"
+    takes = {"ladder": ("encoder", "decoder"), "top_down": ("posterior",)}.get(choice["model"])
+    parts = ("encoder", "decoder", "posterior")
+    return takes is not None and any(choice[g] != DEFAULT[g] for g in parts if g not in takes)
 
 
 def one_at_a_time() -> list[Choice]:
@@ -234,7 +238,7 @@ def test_every_illegal_combination_is_refused_by_name() -> None:
 
 def test_samples_in_parts_have_the_gradient_of_all() -> None:
     for choice in ({}, {"objective": "dreg"}, {"objective": "piwae", "model": "hierarchical"}, {"objective": "iwae", "posterior": "flow_coupling", "prior": "vamp"},
-                   {"objective": "iwae", "model": "ladder"}, {"objective": "ciwae", "model": "conditional", "prior": "mixture"}):  # fmt: skip
+                   {"objective": "iwae", "model": "ladder"}, {"objective": "stl", "model": "top_down", "posterior": "full_normal"}, {"objective": "ciwae", "model": "top_down", "prior": "vamp"}, {"objective": "ciwae", "model": "conditional", "prior": "mixture"}):  # fmt: skip
         gradients = []
         for at_once in (None, 1, 3):
             model, objective, batch = make({**DEFAULT, **choice})

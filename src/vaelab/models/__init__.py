@@ -3,6 +3,7 @@
 from vaelab.models.hierarchical import HierarchicalVAE, LadderVAE
 from vaelab.models.model import Inference, Model
 from vaelab.models.terms import LayerTerms, Terms, closed_form_kl
+from vaelab.models.top_down import TopDownVAE
 from vaelab.models.traits import Traits
 from vaelab.models.vae import VAE
 
@@ -14,6 +15,7 @@ __all__ = [
     "LayerTerms",
     "Model",
     "Terms",
+    "TopDownVAE",
     "Traits",
     "closed_form_kl",
 ]

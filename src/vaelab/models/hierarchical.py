@@ -20,7 +20,7 @@ from vaelab.models.terms import Layer, LayerTerms, Terms, closed_form_kl
 from vaelab.models.traits import Traits
 from vaelab.networks import MLPEncoder
 from vaelab.posteriors import LogVarianceNormal, NormalPosterior
-from vaelab.priors import StandardNormal
+from vaelab.priors import is_standard_normal
 
 
 class Conditional(nn.Module):
@@ -270,7 +270,7 @@ class HierarchicalVAE(Layered):
             moments=False,
             fast_density=self.posterior.fast_density,
             parameters_apart=parameters_apart(self),
-            standard_prior=isinstance(p, Independent) and isinstance(p.base_dist, StandardNormal),
+            standard_prior=is_standard_normal(p),
             layers=len(self.dims),
         )
 
@@ -388,7 +388,7 @@ class LadderVAE(Layered):
             closed_form_kl=closed_form_kl(q, p) is not None,
             moments=False,
             parameters_apart=False,
-            standard_prior=isinstance(p, Independent) and isinstance(p.base_dist, StandardNormal),
+            standard_prior=is_standard_normal(p),
             layers=len(self.dims),
         )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab.batch import Batch
+from vaelab.errors import SettingError
 from vaelab.models.terms import Layer, Terms
 from vaelab.models.traits import Traits
 
@@ -125,6 +126,13 @@ class Inference:
     @property
     def noise_dim(self) -> int:
         return self.posterior.noise_dim
+
+
+def check_prior(prior: Any, posterior: Any) -> None:
+    """Refuse a prior that takes the density of q at any z from a posterior that is slow to say it."""
+    if prior.needs_inference and not posterior.fast_density:
+        rule = "needs the density of q at a given z, which is slow for this posterior; use posterior.kind=coupling"
+        raise SettingError("prior", "vamp", rule)
 
 
 def parameters_apart(model: Model) -> bool:

@@ -13,10 +13,10 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.model import Inference, Model, Recipe, parameters_apart
+from vaelab.models.model import Inference, Model, Recipe, check_prior, parameters_apart
 from vaelab.models.terms import LayerTerms, Terms, closed_form_kl
 from vaelab.models.traits import Traits
-from vaelab.priors import StandardNormal
+from vaelab.priors import is_standard_normal
 
 
 class VAE(Model):
@@ -54,9 +54,7 @@ class VAE(Model):
         self.decoder = decoder
         self.likelihood = likelihood
         self.num_classes = num_classes
-        if self.prior.needs_inference and not self.posterior.fast_density:
-            rule = "needs the density of q at a given z, which is slow for this posterior; use posterior.kind=coupling"
-            raise SettingError("prior", "vamp", rule)
+        check_prior(prior, posterior)
         self.noise_dim = self.posterior.noise_dim
         self.prior_noise_dim = self.prior.noise_dim
 
@@ -141,7 +139,7 @@ class VAE(Model):
             moments=isinstance(q, Independent) and isinstance(q.base_dist, Normal),
             fast_density=self.posterior.fast_density,
             parameters_apart=parameters_apart(self),
-            standard_prior=isinstance(p, Independent) and isinstance(p.base_dist, StandardNormal),
+            standard_prior=is_standard_normal(p),
         )
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:

@@ -13,10 +13,14 @@ from torch.distributions import Distribution
 
 from vaelab.errors import SettingError, choice
 from vaelab.posteriors.transforms import (
+    Affine,
+    LazyTransform,
     NormalizingFlow,
     StandardNormalNoise,
     autoregressive_transform,
     flow_distribution,
+    one_after_the_other,
+    start_as_identity,
 )
 
 
@@ -41,16 +45,20 @@ class FlowSample:
 
 
 class _Pushforward(nn.Module):
-    """The distribution of f(eps; context), eps ~ N(0, I)."""
+    """The distribution of mu(context) + sigma(context) * f(eps; context), eps ~ N(0, I)."""
 
-    def __init__(self, transform: nn.Module, dim: int) -> None:
+    def __init__(self, transform: LazyTransform, num_features: int, dim: int) -> None:
         super().__init__()
+        self.mean = nn.Linear(num_features, dim)
+        self.log_variance = nn.Linear(num_features, dim)
         self.transform = transform
         self.base = StandardNormalNoise(dim)
 
     def distribution(self, context: Tensor) -> NormalizingFlow:
         # zuko's direction is from z to the noise.
-        return flow_distribution(self.transform(context).inv, self.base(context.shape[:-1]))
+        to_z = Affine(self.mean(context), torch.exp(0.5 * self.log_variance(context)), event_dim=1)
+        to_noise = one_after_the_other(to_z.inv, self.transform(context).inv)
+        return flow_distribution(to_noise, self.base(context.shape[:-1]))
 
     def forward(self, context: Tensor, z: Tensor) -> Tensor:
         """Its log-density at a given z."""
@@ -58,9 +66,9 @@ class _Pushforward(nn.Module):
 
 
 class FlowPosterior(nn.Module):
-    """Conditional flow: q(z|x) is the distribution of z = f(eps; features(x)), eps ~ N(0, I), log q(z|x) = log N(eps; 0, I) - log |det dz/deps|.
+    """Conditional flow: q(z|x) is the distribution of z = mu(x) + sigma(x) * f(eps; x), eps ~ N(0, I), log q(z|x) = log N(eps; 0, I) - log |det dz/deps|.
 
-    A sample and its density cost one evaluation of f. The density at any other z:
+    f starts as the identity, so that q starts as a diagonal Gaussian. A sample and its density cost one evaluation of f. The density at any other z:
 
     - ``inverse_autoregressive`` (Kingma et al. 2016): z_i = g(eps_i; eps_<i, features), D evaluations, one after the other;
     - ``coupling`` (as RealNVP, Dinh et al. 2017): the second half of z depends on the first half of eps, three evaluations.
@@ -97,7 +105,8 @@ class FlowPosterior(nn.Module):
         transform = autoregressive_transform(
             "posterior", latent_dim, num_features, num_transforms, hidden, coupling=kind == "coupling"
         )
-        self.flow = _Pushforward(transform, latent_dim)
+        start_as_identity(transform)
+        self.flow = _Pushforward(transform, num_features, latent_dim)
 
     def distribution(self, features: Tensor) -> NormalizingFlow:
         """q(z|x) from features ``[B, F]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,7 +50,7 @@ class LowRankNormalSample:
 class LowRankNormalPosterior(nn.Module):
     """Gaussian with a covariance of low rank beside its diagonal: q(z|x) = N(z; mu(x), diag sigma^2(x) + W(x) W(x)^T), W of D rows and r columns (Ong et al. 2018).
 
-    z = mu + sigma * eps_1 + W eps_2 takes D + r standard normal numbers; the density takes an r x r factorisation an image.
+    W = diag(sigma) times the head's numbers over the root of D, so that noise in them adds little to what each dimension varies. z = mu + sigma * eps_1 + W eps_2 takes D + r standard normal numbers; the density takes an r x r factorisation an image.
 
     Args:
         num_features: F, length of the encoder's features.
@@ -74,9 +75,10 @@ class LowRankNormalPosterior(nn.Module):
 
     def distribution(self, features: Tensor) -> LowRankMultivariateNormal:
         """q(z|x) from features ``[B, F]``."""
-        factor = self.factor(features).unflatten(-1, (self.latent_dim, self.rank))
-        variance = self.log_variance(features).exp()
-        return LowRankMultivariateNormal(self.mean(features), factor, variance, validate_args=False)
+        stddev = torch.exp(0.5 * self.log_variance(features))
+        scale = stddev.unsqueeze(-1) / math.sqrt(self.latent_dim)
+        factor = scale * self.factor(features).unflatten(-1, (self.latent_dim, self.rank))
+        return LowRankMultivariateNormal(self.mean(features), factor, stddev.square(), validate_args=False)
 
     def forward(self, features: Tensor, eps: Tensor) -> LowRankNormalSample:
         """Samples from features ``[B, F]`` and standard normal noise ``eps [K, B, D + r]``."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, Transform
+from torch.distributions import AffineTransform, Distribution, Independent, Normal, Transform
 
 from vaelab.errors import integer
 from vaelab.networks.layers import positive
@@ -25,6 +25,8 @@ with _validation_as_it_was():
     from zuko.distributions import NormalizingFlow
     from zuko.flows import MAF, NSF
     from zuko.lazy import LazyTransform
+    from zuko.nn import MaskedMLP
+    from zuko.transforms import ComposedTransform
 
 
 def autoregressive_transform(
@@ -62,6 +64,30 @@ def autoregressive_transform(
         hidden_features=positive(f"{group}.hidden", hidden),
         passes=2 if coupling else features,
     ).transform
+
+
+@torch.no_grad()
+def start_as_identity(transform: LazyTransform) -> None:
+    """Set the last layer of each affine step's network to 0, which then shifts nothing and scales by 1."""
+    for network in transform.modules():
+        if isinstance(network, MaskedMLP):
+            for parameter in list(network.children())[-1].parameters():
+                parameter.zero_()
+
+
+class Affine(AffineTransform):
+    """y = mu + sigma x of vectors; mu and sigma ``[..., D]`` may have batch dimensions, which are none of the event's."""
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return shape
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return shape
+
+
+def one_after_the_other(*transforms: Transform) -> Transform:
+    """The last of ``transforms`` of ... of the first."""
+    return ComposedTransform(*transforms)
 
 
 def flow_distribution(transform: Transform, base: Distribution) -> NormalizingFlow:

@@ -5,7 +5,7 @@ from vaelab.priors.flow import FlowPrior
 from vaelab.priors.inference import Inference as Inference
 from vaelab.priors.mixture import Mixture, MixturePrior
 from vaelab.priors.normal import NormalPrior
-from vaelab.priors.standard_normal import StandardNormal, StandardNormalPrior
+from vaelab.priors.standard_normal import StandardNormal, StandardNormalPrior, is_standard_normal
 from vaelab.priors.vamp import VampPrior
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "StandardNormal",
     "StandardNormalPrior",
     "VampPrior",
+    "is_standard_normal",
 ]

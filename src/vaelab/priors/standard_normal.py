@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.priors.inference import Inference
 
 
 class StandardNormal(Normal):
     """N(0, 1), known to be so."""
+
+
+def is_standard_normal(p: Distribution) -> bool:
+    """Whether p(z) is N(0, I), and known to be so."""
+    return isinstance(p, Independent) and isinstance(p.base_dist, StandardNormal)
 
 
 class StandardNormalPrior(nn.Module):
