@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vaelab.batch import Batch
 from vaelab.build import DataShape, build_model, build_objective, likelihood_support
 from vaelab.errors import SettingError
+from vaelab.experiments.initial import train_only
 from vaelab.models import Model
 from vaelab.noise import Noise
 from vaelab.training.step import OptimisationStep, StepSettings
@@ -203,6 +204,23 @@ def keeps_the_contract(choice: Choice) -> None:
     torch.testing.assert_close(model.log_joint(batch, every), joint)
 
 
+FREEZABLE = [
+    {**DEFAULT, g: entry} for g in ("model", "posterior", "prior", "likelihood") for entry in VARIANTS[g]
+]
+
+
+@pytest.mark.parametrize("choice", [*FREEZABLE, {**DEFAULT, "objective": "dreg"}], ids=name)
+def test_frozen_weights_get_no_gradient_and_the_others_do(choice: Choice) -> None:
+    model, objective, batch = make(choice)
+    for part in [name for name, part in model.named_children() if list(part.parameters())]:
+        train_only(model, part)
+        model.zero_grad()
+        before, after = descend(model, objective, batch)
+        assert after < before or choice["objective"] == "dreg"  # not the gradient of its bound at fixed noise
+        with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert with_gradient == {f"{part}.{name}" for name, _ in getattr(model, part).named_parameters()}
+
+
 def descend(model: Model, objective: Any, batch: Batch) -> tuple[float, float]:
     """The loss before and after ten small steps down its gradient, always with the same noise."""
 
@@ -215,7 +233,7 @@ def descend(model: Model, objective: Any, batch: Batch) -> tuple[float, float]:
     step = OptimisationStep(
         model, objective, lambda index, number, rows: batch, 100, SameNoise(0), StepSettings(clip_norm=1.0)
     )
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3)
     losses = [-step(batch.index, 3, optimizer, Tensor.backward)[0].item() / B for _ in range(10)]
     return losses[0], losses[-1]
 

@@ -19,6 +19,7 @@ from vaelab.commands.entry import Typed
 from vaelab.data import sources
 from vaelab.data.own import OWN, settled
 from vaelab.experiments.check import check
+from vaelab.experiments.parent import Parent, inherited
 from vaelab.experiments.request import Request
 
 
@@ -29,6 +30,8 @@ def main() -> int:
 def task(cfg: DictConfig, typed: Typed) -> float | None:
     """One run. Returns the score of the selected checkpoint, None without validation."""
     config = _plain(cfg)
+    if config["init_from"] is not None:
+        config = inherited(Parent.open(config["init_from"]).config, config, typed.overrides)
     check(config, is_sweep=typed.is_multirun)
     parent = (
         Path(config["paths"]["log_dir"]) / "sweeps" / _sweep_name(config["name"])
@@ -58,7 +61,7 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
             raise
     where = config["paths"]["data_dir"]
     reason = f"{data['name']} is neither in {where} nor to be had from a server: data={data['fallback']} is used instead."
-    config = _fallback_config(data["fallback"], typed)
+    config = _fallback_config(config, typed)
     return _train(config, replace(asked, requested_data=data["name"], fallback_reason=reason))
 
 
@@ -68,10 +71,11 @@ def _train(config: dict[str, Any], request: Request) -> float | None:
     return train(config, request).score
 
 
-def _fallback_config(fallback: str, typed: Typed) -> dict[str, Any]:
-    """The configuration as typed, but for the data set; an experiment's sizes are those of its own data set, unless they were typed."""
+def _fallback_config(asked: dict[str, Any], typed: Typed) -> dict[str, Any]:
+    """The configuration asked for, but for the data set; an experiment's sizes are those of its own data set, unless they were typed."""
+    fallback = asked["data"]["fallback"]
     kept = [override for override in typed.overrides if not override.startswith("data=")]
-    config = _composed([*kept, f"data={fallback}"])
+    config = {**asked, "data": _composed([*kept, f"data={fallback}"])["data"]}
     own, data = _composed([f"data={fallback}"])["data"], config["data"]
     data["val_size"] = own["val_size"] if data["val_size"] is None else min(data["val_size"], own["val_size"])
     if not any(override.startswith("data.batch_size=") for override in kept):

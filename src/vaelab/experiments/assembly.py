@@ -26,6 +26,8 @@ from vaelab.data.datamodule import ImageDataModule
 from vaelab.data.own import settled
 from vaelab.errors import SettingError
 from vaelab.evidence import NLL, label
+from vaelab.experiments.initial import take_weights, train_only
+from vaelab.experiments.parent import Parent
 from vaelab.noise import Noise
 from vaelab.training import AtomicCheckpointIO, EvaluationSettings, StepSettings, Trainer, VAEModule
 from vaelab.training.rates import learning_rate
@@ -53,6 +55,7 @@ class Parts:
         module: with model, objective and the recipe of the optimizer.
         plan: which steps there are.
         label: what a bound on log p(x) may be called here.
+        inherited: the model's parts that were ``loaded`` from another run, and the ``new`` ones; None without another run.
     """
 
     config: dict[str, Any]
@@ -60,10 +63,15 @@ class Parts:
     module: VAEModule
     plan: ChunkPlan
     label: str
+    inherited: dict[str, list[str]] | None = None
 
 
-def assemble(config: dict[str, Any]) -> Parts:
+def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     """Build data, model, objective and module.
+
+    Args:
+        config: resolved, primitives only.
+        parent: the run whose weights the model starts from, or None.
 
     Raises:
         SettingError: whatever is wrong with the configuration or with the data.
@@ -80,6 +88,8 @@ def assemble(config: dict[str, Any]) -> Parts:
     shape = DataShape(data.image_shape, protocol.num_levels, protocol.pixel_range, data.num_classes)
     model = build_model(config, shape)
     _initialise_prior(model, data, noise)
+    inherited = None if parent is None else take_weights(model, config, parent)
+    train_only(model, config.get("train_only"))
     trainer, optimizer = config["trainer"], dict(config["optimizer"])
     step_settings = StepSettings(
         **{
@@ -111,7 +121,7 @@ def assemble(config: dict[str, Any]) -> Parts:
         log_every_n_steps=trainer["log_every_n_steps"],
         val_check_interval=trainer["val_check_interval"],
     )
-    return Parts(config, data, module, plan, name)
+    return Parts(config, data, module, plan, name, inherited)
 
 
 def _initialise_prior(model: Any, data: ImageDataModule, noise: Noise) -> None:

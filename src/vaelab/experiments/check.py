@@ -52,6 +52,8 @@ KNOWN = {
         "tags",
         "score",
         "checkpoints",
+        "init_from",
+        "train_only",
     ),
     "engine": ("chunk_steps",),
     "estimator": ("num_samples", "repetitions", "max_rows"),

@@ -11,6 +11,7 @@ from rich.text import Text
 from torch import nn
 
 from vaelab.experiments.assembly import Parts
+from vaelab.experiments.parent import Parent, differences
 from vaelab.runs import RunDirectory
 from vaelab.training import Trainer
 
@@ -40,8 +41,17 @@ def heading(parts: Parts, trainer: Trainer, run: RunDirectory) -> Text:
     return Text(f"{data.dataset} ({protocol}): {sizes} | {length} | {where}, {trainer.precision}\n{run.path}")
 
 
+def descent(parts: Parts, parent: Parent) -> Text:
+    """Whose weights a run starts from, and in which settings it differs."""
+    assert parts.inherited is not None
+    lines = [f"from {parent.run.path}: {', '.join(parts.inherited['loaded'])}"]
+    if parts.inherited["new"]:
+        lines[0] += f" | new: {', '.join(parts.inherited['new'])}"
+    return Text("\n".join([*lines, *(f"  {line}" for line in differences(parent.config, parts.config))]))
+
+
 def model_table(model: nn.Module) -> Table:
-    """The parts of a model and their sizes."""
+    """The parts of a model and their sizes; how many weights are trained, where it is not all."""
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
     table.add_column("kind")
@@ -49,6 +59,9 @@ def model_table(model: nn.Module) -> Table:
     for name, part in model.named_children():
         table.add_row(name, type(part).__name__, f"{_size(part):,}")
     table.add_row("total", "", f"{_size(model):,}", style="bold")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if trained < _size(model):
+        table.add_row("trained", "", f"{trained:,}", style="bold")
     return table
 
 

@@ -21,9 +21,10 @@ from vaelab import figures
 from vaelab.build import build
 from vaelab.experiments.assembly import Parts, assemble, build_trainer, check_takes
 from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
+from vaelab.experiments.parent import Parent
 from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
 from vaelab.experiments.request import Request
-from vaelab.experiments.screen import banner, heading, model_table, quiet_lightning
+from vaelab.experiments.screen import banner, descent, heading, model_table, quiet_lightning
 from vaelab.runs import (
     Card,
     ConsoleLog,
@@ -96,7 +97,8 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     quiet_lightning()
     check_takes(config, request.overrides)
-    parts = assemble(config)
+    parent = None if config["init_from"] is None else Parent.open(config["init_from"])
+    parts = assemble(config, parent)
     trainer = build_trainer(parts)
     trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     if (
@@ -113,8 +115,8 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
         stack.callback(os.environ.pop, RUN_DIRECTORY)
         console = stack.enter_context(ConsoleLog(run.console_file))
         ending = stack.enter_context(recorded(run))
-        _write_record(parts, trainer, run, request)
-        _say_what_runs(parts, trainer, run, request)
+        _write_record(parts, trainer, run, request, parent)
+        _say_what_runs(parts, trainer, run, request, parent)
         if config["trainer"]["enable_progress_bar"]:
             trainer.callbacks.insert(0, RunProgress(console.screen))  # pyright: ignore[reportAttributeAccessIssue]
         trainer.loggers = [MetricsFile(run.metrics_file), *_loggers(parts, run, ending)]
@@ -155,7 +157,9 @@ def load_weights(module: VAEModule, checkpoint: Path) -> None:
     module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
 
 
-def _write_record(parts: Parts, trainer: Trainer, run: RunDirectory, request: Request) -> None:
+def _write_record(
+    parts: Parts, trainer: Trainer, run: RunDirectory, request: Request, parent: Parent | None
+) -> None:
     config, data = parts.config, parts.data
     write_yaml(run.config_file, config)
     write_yaml(run.overrides_file, list(request.overrides))
@@ -169,6 +173,7 @@ def _write_record(parts: Parts, trainer: Trainer, run: RunDirectory, request: Re
         device=_device(trainer),
         threads=torch.get_num_threads(),
         precision=str(trainer.precision),
+        parent=None if parent is None else _parent_record(parent, parts),
         data={
             "requested": request.requested_data or data.dataset,
             "actual": data.dataset,
@@ -186,6 +191,16 @@ def _write_record(parts: Parts, trainer: Trainer, run: RunDirectory, request: Re
     )
 
 
+def _parent_record(parent: Parent, parts: Parts) -> dict[str, Any]:
+    """Where the first weights came from."""
+    return {
+        "run": parent.run.name,
+        "directory": str(parent.run.path),
+        "weights": file_digest(parent.run.weights_file),
+        "parts": parts.inherited,
+    }
+
+
 def _device(trainer: Trainer) -> dict[str, Any]:
     root = trainer.strategy.root_device
     return {
@@ -197,11 +212,15 @@ def _device(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _say_what_runs(parts: Parts, trainer: Trainer, run: RunDirectory, request: Request) -> None:
+def _say_what_runs(
+    parts: Parts, trainer: Trainer, run: RunDirectory, request: Request, parent: Parent | None
+) -> None:
     console = Console()
     if request.fallback_reason is not None:
         console.print(banner(request.fallback_reason))
     console.print(heading(parts, trainer, run))
+    if parent is not None:
+        console.print(descent(parts, parent))
     console.print(model_table(parts.module.model))
 
 

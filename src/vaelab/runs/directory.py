@@ -114,12 +114,10 @@ class RunDirectory:
             return run
 
     @classmethod
-    def open(cls, path: Path | str) -> RunDirectory:
-        """The run directory at ``path``. Raises SettingError("run") if there is none, naming the nearest
-        one.
-        """
+    def open(cls, path: Path | str, setting: str = "run") -> RunDirectory:
+        """The run directory at ``path``. Raises SettingError, of the ``setting`` that names it, if there is none, with the nearest one."""
         if not isinstance(path, str | Path) or not str(path):
-            raise SettingError("run", path, "must be a run directory (one has manifest.json)")
+            raise SettingError(setting, path, "must be a run directory (one has manifest.json)")
         path = Path(path)
         if is_run(path):
             return cls(path)
@@ -127,10 +125,10 @@ class RunDirectory:
             inside = [run.path for run in find_runs(path)]
             if inside:
                 rule = f"holds {len(inside)} run{'s' * (len(inside) > 1)}; name one of them"
-                raise SettingError("run", path, rule, nearest=str(find_latest(path).path))
-            raise SettingError("run", path, "is not a run directory (one has manifest.json)")
+                raise SettingError(setting, path, rule, nearest=str(find_latest(path).path))
+            raise SettingError(setting, path, "is not a run directory (one has manifest.json)")
         if os.path.lexists(path):
-            raise SettingError("run", path, "is not a directory (a run directory has manifest.json)")
+            raise SettingError(setting, path, "is not a directory (a run directory has manifest.json)")
         above = next((p for p in path.parents if p.is_dir()), Path())
         depth = len(path.parts) - len(above.parts)
         # a typo in the first of many missing parts is searched for below the part that exists, as deep as was
@@ -141,7 +139,7 @@ class RunDirectory:
             else []
         )
         rule = "no such run directory (one has manifest.json)"
-        raise SettingError("run", path, rule, nearest=nearest(str(path), known))
+        raise SettingError(setting, path, rule, nearest=nearest(str(path), known))
 
 
 def check_writable(parent: Path | str) -> None:

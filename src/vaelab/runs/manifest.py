@@ -34,7 +34,7 @@ def start_manifest(
     threads: int | Mapping[str, int],
     precision: str,
     data: Mapping[str, Any],
-    parent: str | None = None,
+    parent: Mapping[str, Any] | None = None,
     tracker: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def start_manifest(
         "threads": threads if isinstance(threads, int) else dict(threads),
         "precision": precision,
         "data": dict(data),
-        "parent": parent,
+        "parent": None if parent is None else dict(parent),
         "tracker": dict(tracker) if tracker is not None else None,
     }
     for key in more:

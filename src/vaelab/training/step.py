@@ -195,6 +195,8 @@ class OptimisationStep:
             return loss
         shares = []
         for own, parameters in ((loss, self.generative), (inference, self.inference)):
+            if not parameters:  # frozen
+                continue
             gradients = torch.autograd.grad(own, parameters, retain_graph=True, allow_unused=True)
             shares += [(p * g).sum() for p, g in zip(parameters, gradients, strict=True) if g is not None]
         return torch.stack(shares).sum()

@@ -1,0 +1,72 @@
+"""What a run starts from: another run's weights, and which of them are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vaelab.build import PARTS
+from vaelab.errors import SettingError, nearest
+from vaelab.experiments.parent import Parent
+
+
+def take_weights(model: nn.Module, config: Mapping[str, Any], parent: Parent) -> dict[str, list[str]]:
+    """Give ``model`` a parent's weights, part by part. A part whose settings differ from the parent's starts anew, and so does what no longer fits because of them.
+
+    Returns:
+        the parts that are the parent's (``loaded``) and those that are not (``new``).
+
+    Raises:
+        SettingError: a part does not fit though its settings are the same, as with images of another size; or nothing is left of the parent.
+    """
+    weights = load_file(parent.run.weights_file)
+    keys = (*PARTS, "model", "latent_dim")  # the last one is part of every part
+    changed = {key for key in keys if config[key] != parent.config[key]}
+    parts: dict[str, list[str]] = {"loaded": [], "new": []}
+    for name, part in model.named_children():
+        own = {
+            key.removeprefix(f"{name}."): value
+            for key, value in weights.items()
+            if key.startswith(f"{name}.")
+        }
+        fits = _shapes(own) == _shapes(part.state_dict())
+        if fits and changed.isdisjoint((name if name in PARTS else "model", "latent_dim")):
+            part.load_state_dict(own)
+            if own:
+                parts["loaded"].append(name)
+        elif changed:
+            parts["new"].append(name)
+        else:
+            rule = f"its {name} does not fit these data: {config['data']['name']}, where the run had {parent.config['data']['name']}"
+            raise SettingError("init_from", parent.run.path, rule)
+    if not parts["loaded"]:
+        rule = f"nothing of it would be used: {', '.join(sorted(changed))} differ from its settings"
+        raise SettingError("init_from", parent.run.path, rule)
+    return parts
+
+
+def train_only(model: nn.Module, names: str | Sequence[str] | None) -> None:
+    """Freeze all weights but those of the parts called ``names``; None freezes nothing.
+
+    Raises:
+        SettingError: a part that the model has not got, or without weights.
+    """
+    if names is None:
+        return
+    parts = {name: part for name, part in model.named_children() if any(True for _ in part.parameters())}
+    wanted = [names] if isinstance(names, str) else names
+    model.requires_grad_(False)
+    if not isinstance(wanted, Sequence) or not wanted:
+        raise SettingError("train_only", names, f"must be null or parts of the model: {', '.join(parts)}")
+    for name in wanted:
+        if name not in parts:
+            rule = f"must be parts of the model that have weights: {', '.join(parts)}"
+            raise SettingError("train_only", names, rule, nearest=nearest(str(name), parts))
+        parts[name].requires_grad_(True)
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in weights.items()}
