@@ -10,8 +10,10 @@ from torch.distributions import MultivariateNormal
 
 from vaelab.batch import Batch
 from vaelab.likelihoods import GaussianLikelihood
-from vaelab.models import VAE
+from vaelab.models import VAE, Model, TopDownVAE
 from vaelab.models.hierarchical import Conditional, HierarchicalVAE, LadderVAE
+from vaelab.models.top_down import TopDownBlock, TopDownPath
+from vaelab.networks.top_down import Rise
 from vaelab.noise import Noise, Split, Stream
 from vaelab.posteriors import NormalPosterior
 from vaelab.priors import StandardNormalPrior
@@ -98,15 +100,17 @@ class PixelDecoder(nn.Module):
         return (self.weight * z).unflatten(-1, (1, 1, 1))
 
 
-def pixel_model(layers: int, ladder: bool = False) -> VAE | HierarchicalVAE | LadderVAE:
-    """Linear-Gaussian models of one pixel with one or two latent dimensions above each other, no q of which is exact."""
+def pixel_model(kind: str) -> Model:
+    """Models of one pixel with one latent dimension (``vae``) or two above each other, no q of which is exact; all but ``top_down`` are linear and Gaussian."""
     likelihood = GaussianLikelihood(
         (1, 1, 1), (0.0, 1.0), 256, variance="constant", sigma=0.7, sigma_floor=0.0
     )
     prior, decoder = StandardNormalPrior(1), PixelDecoder(0.9)
-    if layers == 1:
+    if kind == "vae":
         return VAE(Pixel(), linear_normal(0.5, 0.1, -0.4), prior, decoder, likelihood).double()
-    if ladder:
+    if kind == "top_down":
+        return top_down_pixel(likelihood)
+    if kind == "ladder":
         evidence = [linear_normal(0.5, 0.1, -0.4), linear_normal(0.4, -0.2, -0.3)]
         downwards = [Conditional(nn.Identity(), linear_normal(0.8, 0.1, -0.5))]
         return LadderVAE(
@@ -118,6 +122,19 @@ def pixel_model(layers: int, ladder: bool = False) -> VAE | HierarchicalVAE | La
         Pixel(), linear_normal(0.5, 0.1, -0.4), upwards, prior, downwards, decoder, likelihood, (1, 1)
     )
     return model.double()
+
+
+def top_down_pixel(likelihood: GaussianLikelihood) -> TopDownVAE:
+    """A code and one layer below it, with all networks."""
+    torch.manual_seed(0)
+    block = TopDownBlock(4, 1, (1, 1), "tanh", gain=1.0)
+    path = TopDownPath(1, [(4, (1, 1))], [[block]], (1, 1, 1))
+    rise = Rise((1, 1, 1), [4], 0, "tanh")
+    model = TopDownVAE(rise, NormalPosterior(4, 1), StandardNormalPrior(1), path, likelihood).double()
+    with torch.no_grad():  # some start as zero, and would hide what lies behind them
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
 
 
 def linear_normal(gain: float, offset: float, log_variance: float) -> NormalPosterior:

@@ -147,16 +147,17 @@ def quadrature(dims: int, nodes: int) -> tuple[Tensor, Tensor]:
     return grid, torch.cartesian_prod(*[weights / weights.sum()] * dims).view(-1, dims).prod(1)
 
 
-@pytest.mark.parametrize("layers, objective, nodes", [
-    (1, STL(), 40), (1, DReG(1), 40), (1, DReG(3), 24), (1, PIWAE(4, 2), 12), (2, STL(), 40), (2, DReG(2), 16), (2, PIWAE(2, 2), 16),
+@pytest.mark.parametrize("kind, objective, nodes", [
+    ("vae", STL(), 40), ("vae", DReG(1), 40), ("vae", DReG(3), 24), ("vae", PIWAE(4, 2), 12),
+    ("hierarchical", STL(), 40), ("hierarchical", DReG(2), 16), ("hierarchical", PIWAE(2, 2), 16),
 ])  # fmt: skip
 def test_surrogates_have_the_gradient_of_their_bound_in_expectation(
-    layers: int, objective: Objective, nodes: int
+    kind: str, objective: Objective, nodes: int
 ) -> None:
     """The expectation over all noise is an integral, taken exactly enough by quadrature: a node stands for an image."""
-    model, k = pixel_model(layers), objective.num_samples
-    grid, weights = quadrature(layers * k, nodes)
-    eps = grid.unflatten(1, (k, layers)).transpose(0, 1)
+    model, k = pixel_model(kind), objective.num_samples
+    grid, weights = quadrature(model.noise_dim * k, nodes)
+    eps = grid.unflatten(1, (k, model.noise_dim)).transpose(0, 1)
     index = torch.zeros(len(grid), dtype=torch.int64)
     batch = Batch(torch.full((len(grid), 1, 1, 1), 0.8, dtype=torch.float64), index, index)
     result = objective(model(batch, eps), 0, N)
@@ -175,8 +176,9 @@ def test_surrogates_have_the_gradient_of_their_bound_in_expectation(
         )
 
 
-def test_the_path_derivative_where_q_and_p_share_parameters() -> None:
-    model = pixel_model(2, ladder=True)
+@pytest.mark.parametrize("kind", ["ladder", "top_down"])
+def test_the_path_derivative_where_q_and_p_share_parameters(kind: str) -> None:
+    model = pixel_model(kind)
     grid, weights = quadrature(2, 40)
     index = torch.zeros(len(grid), dtype=torch.int64)
     batch = Batch(torch.full((len(grid), 1, 1, 1), 0.8, dtype=torch.float64), index, index)
@@ -185,6 +187,20 @@ def test_the_path_derivative_where_q_and_p_share_parameters() -> None:
     close(gradient(result.surrogate @ weights, parameters), gradient(result.value @ weights, parameters))
     plain = ELBO(kl="closed_form")(model(batch, grid.unsqueeze(0)), 0, N)
     close(gradient(plain.surrogate @ weights, parameters), gradient(result.value @ weights, parameters))
+
+
+@pytest.mark.parametrize("kind", ["vae", "hierarchical", "ladder", "top_down"])
+def test_the_evidence_is_the_same_from_q_and_from_the_prior(kind: str) -> None:
+    """E_q w = E_p p(x|z) = p(x), integrals over the noise: inference, densities and sampling speak of one model."""
+    model = pixel_model(kind)
+    x = torch.full((1, 1, 1), 0.8, dtype=torch.float64)
+    grid, weights = quadrature(model.noise_dim, 60)
+    index = torch.zeros(len(grid), dtype=torch.int64)
+    log_w = model(Batch(x.expand(len(grid), 1, 1, 1), index, index), grid.unsqueeze(0)).log_w[0]
+    grid_p, weights_p = quadrature(model.prior_noise_dim, 60)
+    evidence = weights_p @ model.sample(grid_p).log_prob(x).exp()
+    torch.testing.assert_close(weights @ log_w.exp(), evidence, rtol=1e-5, atol=0)
+    assert (log_w - evidence.log()).abs().max() > 0.1, "an exact q would show nothing"
 
 
 def gradient(loss: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
