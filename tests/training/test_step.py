@@ -14,7 +14,7 @@ from vaelab.batch import Batch
 from vaelab.build import DataShape, build_model
 from vaelab.errors import SettingError
 from vaelab.noise import Noise, Stream
-from vaelab.objectives import ELBO
+from vaelab.objectives import DIP, ELBO, PIWAE, DReG
 from vaelab.training.rates import learning_rate
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
@@ -246,3 +246,40 @@ def test_the_cosine_ends_at_nothing() -> None:
     assert learning_rate("constant", 2.0, 100, 10) is None
     with pytest.raises(SettingError, match=r"optimizer\.schedule=cosin: "):
         learning_rate("cosin", 2.0, 100, 10)
+
+
+@pytest.mark.parametrize("objective", [DReG(4), PIWAE(4, 2)], ids=["dreg", "piwae"])
+@pytest.mark.parametrize("at_once", [None, 3])
+def test_q_and_p_each_get_the_gradient_of_their_own_surrogate(objective: Any, at_once: int | None) -> None:
+    x, model = images().double(), build_model(CONFIG, SHAPE).double()
+    step = make_step(model, x, objective, samples_at_once=at_once)
+    run(step, torch.optim.SGD(model.parameters(), 0.0), 1)
+    index = Noise(3).order(0, N)[:B]
+    eps = Noise(3).step_normal(Stream.posterior, 0, (4, B, D), "cpu").double()
+    result = objective(model(Batch(x[index], index, index), eps), 0, N)
+    assert result.inference_surrogate is not None
+    for surrogate, parameters in (
+        (result.inference_surrogate, [*model.encoder.parameters(), *model.posterior.parameters()]),
+        (result.surrogate, list(model.decoder.parameters())),
+    ):
+        expected = torch.autograd.grad(-surrogate.mean(), parameters, retain_graph=True)
+        for parameter, gradient in zip(parameters, expected, strict=True):
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-10, atol=1e-14)
+
+
+def test_the_penalty_of_accumulated_parts_is_their_mean() -> None:
+    x, model = images().double(), build_model(CONFIG, SHAPE).double()
+    objective = DIP("ii", 50.0, 20.0)
+    run(make_step(model, x, objective, accumulate=4), torch.optim.SGD(model.parameters(), 0.0), 1)
+    index = Noise(3).order(0, N)[:B]
+    eps = Noise(3).step_normal(Stream.posterior, 0, (1, B, D), "cpu").double()
+    loss = torch.zeros((), dtype=torch.float64)
+    for rows, noise in zip(index.chunk(4), eps.chunk(4, dim=1), strict=True):
+        part = objective(model(Batch(x[rows], rows, rows), noise), 0, N)
+        assert part.penalty is not None
+        loss = loss - part.surrogate.sum() / B + part.penalty / 4
+    parameters = list(model.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-10, atol=1e-14)
