@@ -258,10 +258,11 @@ def test_q_and_p_each_get_the_gradient_of_their_own_surrogate(objective: Any, at
     eps = Noise(3).step_normal(Stream.posterior, 0, (4, B, D), "cpu").double()
     result = objective(model(Batch(x[index], index, index), eps), 0, N)
     assert result.inference_surrogate is not None
-    for surrogate, parameters in (
-        (result.inference_surrogate, [*model.encoder.parameters(), *model.posterior.parameters()]),
-        (result.surrogate, list(model.decoder.parameters())),
+    for surrogate, parts in (
+        (result.inference_surrogate, ("encoder", "posterior")),
+        (result.surrogate, ("decoder",)),
     ):
+        parameters = [p for part in parts for p in model.get_submodule(part).parameters()]
         expected = torch.autograd.grad(-surrogate.mean(), parameters, retain_graph=True)
         for parameter, gradient in zip(parameters, expected, strict=True):
             assert parameter.grad is not None
