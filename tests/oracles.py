@@ -101,7 +101,7 @@ class PixelDecoder(nn.Module):
 
 
 def pixel_model(kind: str) -> Model:
-    """Models of one pixel with one latent dimension (``vae``) or two above each other, no q of which is exact; all but ``top_down`` are linear and Gaussian."""
+    """Models of one pixel with one latent dimension (``vae``), or two (``top_down``: three) above each other, no q of which is exact; all but ``top_down`` are linear and Gaussian."""
     likelihood = GaussianLikelihood(
         (1, 1, 1), (0.0, 1.0), 256, variance="constant", sigma=0.7, sigma_floor=0.0
     )
@@ -125,10 +125,10 @@ def pixel_model(kind: str) -> Model:
 
 
 def top_down_pixel(likelihood: GaussianLikelihood) -> TopDownVAE:
-    """A code and one layer below it, with all networks."""
+    """A code and two layers below it, with all networks."""
     torch.manual_seed(0)
-    block = TopDownBlock(4, 1, (1, 1), "tanh", gain=1.0)
-    path = TopDownPath(1, [(4, (1, 1))], [[block]], (1, 1, 1))
+    blocks = [TopDownBlock(4, 1, (1, 1), "tanh", gain=1.0) for _ in range(2)]
+    path = TopDownPath(1, [(4, (1, 1))], [blocks], (1, 1, 1))
     rise = Rise((1, 1, 1), [4], 0, "tanh")
     model = TopDownVAE(rise, NormalPosterior(4, 1), StandardNormalPrior(1), path, likelihood).double()
     with torch.no_grad():  # some start as zero, and would hide what lies behind them
