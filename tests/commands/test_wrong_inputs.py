@@ -87,7 +87,7 @@ WRONG: dict[str, str | tuple[str, str]] = {
     "data.val_size=5000": "must be an integer from 0 to 1436, the training images less one, or null",
     "data.batch_size=0": POSITIVE,
     "data.binarize=dynamical": "must be one of none, threshold, fixed, dynamic (did you mean 'dynamic'?)",
-    "data.dequantize=True": "only a likelihood of support density (gaussian) takes dequantised pixels",
+    "data.dequantize=True": "only a likelihood that is a density, such as gaussian or laplace, takes dequantised pixels",
     # networks, objective, optimizer
     "decoder.hidden=[]": "must be a list of one or more positive integers, e.g. [512, 256]",
     "objective.beta=-1": "must be a number >= 0",

@@ -228,6 +228,34 @@ def test_every_dimension_of_a_flow_depends_on_every_other(kind: str) -> None:
     assert (jacobian != 0).sum() >= 12  # all but, for two halves, those of the half that is moved last
 
 
+@pytest.mark.parametrize(
+    "entry, kind", [("full_normal", "exp"), *(("flow", kind) for kind in FlowPosterior.KINDS)]
+)
+def test_q_starts_as_a_diagonal_gaussian(entry: str, kind: str) -> None:
+    posterior: Any = build(
+        {**yaml.safe_load((CONFIGS / f"{entry}.yaml").read_text()), "diagonal" if entry == "full_normal" else "kind": kind},
+        "posterior", num_features=F, latent_dim=D,
+    ).double()  # fmt: skip
+    features, eps = normal(B, F), normal(K, B, D, seed=1)
+    heads = posterior if entry == "full_normal" else posterior.flow
+    raw = posterior.factor(features)[:, :D] if entry == "full_normal" else heads.log_variance(features)
+    q = Independent(Normal(heads.mean(features), torch.exp(0.5 * raw)), 1)
+    sample = posterior(features, eps)
+    torch.testing.assert_close(sample.z, q.base_dist.mean + q.base_dist.stddev * eps)
+    torch.testing.assert_close(sample.log_q, q.log_prob(sample.z))
+
+
+@pytest.mark.parametrize("entry", ["full_normal", "low_rank_normal"])
+def test_correlations_are_in_parts_of_the_standard_deviations(entry: str) -> None:
+    """A small sigma is not drowned in what correlates it: both heads' numbers scale with it."""
+    posterior, features = make(entry, {}), normal(1, F)
+    head = posterior.factor if entry == "full_normal" else posterior.log_variance
+    before = posterior.distribution(features).covariance_matrix
+    with torch.no_grad():
+        head.bias[:D] -= 2 * math.log(100)  # log sigma^2
+    torch.testing.assert_close(posterior.distribution(features).covariance_matrix, before / 1e4)
+
+
 def test_full_and_low_rank_normal_have_correlations() -> None:
     for entry in ("full_normal", "low_rank_normal"):
         covariance = make(entry, {}).distribution(normal(1, F)).covariance_matrix

@@ -121,7 +121,7 @@ def protocol(
         raise SettingError(
             "data.dequantize",
             dequantize,
-            "only a likelihood of support density (gaussian) takes dequantised pixels",
+            "only a likelihood that is a density, such as gaussian or laplace, takes dequantised pixels",
         )
     if (
         not isinstance(pixel_range, list | tuple)
