@@ -179,7 +179,7 @@ def keeps_the_contract(choice: Choice) -> None:
     for layer in terms.layers:
         assert layer.z.shape[:2] == (k, B)
         assert layer.log_p.shape == layer.log_q.shape == (k, B)
-        assert layer.kl is None or layer.kl.shape in ((B, layer.z.shape[2]), tuple(layer.z.shape))
+        assert layer.kl is None or layer.kl.shape in ((B, layer.z.shape[2]), (B, 1), tuple(layer.z.shape))
         assert layer.kl is None or (layer.kl > -1e-9).all()
     result = objective(terms, 3, 100)
     assert result.value.shape == result.surrogate.shape == (B,)
@@ -252,6 +252,21 @@ def test_every_illegal_combination_is_refused_by_name() -> None:
         with pytest.raises(SettingError) as error:
             make(choice)
         assert error.value.setting == illegal(choice), name(choice)
+
+
+def test_frozen_weights_with_samples_in_parts() -> None:
+    gradients = []
+    for at_once in (None, 1):
+        model, objective, batch = make({**DEFAULT, "prior": "normal"})
+        train_only(model, "prior")
+        objective.num_samples = 3
+        step = OptimisationStep(
+            model, objective, lambda index, number, rows: batch, 100, Noise(0), StepSettings(samples_at_once=at_once)  # noqa: B023
+        )  # fmt: skip
+        step(batch.index, 0, torch.optim.SGD(model.parameters(), 0.0), Tensor.backward)
+        gradients.append([p.grad for p in model.get_submodule("prior").parameters()])
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-12)
 
 
 def test_samples_in_parts_have_the_gradient_of_all() -> None:

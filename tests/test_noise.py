@@ -102,3 +102,21 @@ def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone() 
 def test_a_seed_that_is_none_is_refused(seed: object) -> None:
     with pytest.raises(SettingError, match="seed"):
         Noise(seed)  # pyright: ignore[reportArgumentType]
+
+
+def test_numbers_do_not_depend_on_the_default_dtype() -> None:
+    """Lightning changes it around a step, for trainer.precision=64-true."""
+    draws = [
+        Noise(3).step_uniform(Stream.binarize, 5, (4, 3)),
+        Noise(3).step_normal(Stream.posterior, 5, (4, 3)),
+    ]
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = [
+            Noise(3).step_uniform(Stream.binarize, 5, (4, 3)),
+            Noise(3).step_normal(Stream.posterior, 5, (4, 3)),
+        ]
+    finally:
+        torch.set_default_dtype(default)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(draws, again, strict=True))

@@ -99,7 +99,8 @@ class Noise:
         self, stream: Stream, step: int, shape: Sequence[int], device: torch.device | str = "cpu"
     ) -> Tensor:
         """Uniform numbers in [0, 1) of an optimizer step, float32, for the whole global batch."""
-        return torch.rand(*shape, generator=self._generator(stream, step, device), device=device)
+        generator = self._generator(stream, step, device)
+        return torch.rand(*shape, generator=generator, device=device, dtype=torch.float32)
 
     def image_normal(
         self,

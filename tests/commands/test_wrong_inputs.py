@@ -66,7 +66,7 @@ NO_EFFECT = "has no effect under manual optimisation: use"
 WRONG: dict[str, str | tuple[str, str]] = {
     # names
     "encoder=mpl": "no such entry in group 'encoder'; allowed: conv, gated_conv, gated_mlp, mlp, resnet (did you mean 'mlp'?)",
-    "experiment=refrence": "no such entry in group 'experiment'; allowed: quickstart, reference (did you mean 'reference'?)",
+    "experiment=refrence": "no such entry in group 'experiment'; allowed: comparison, quickstart, reference (did you mean 'reference'?)",
     "latent_dmi=3": "unknown setting (did you mean 'latent_dim'?)",
     "+encoder.hiden=[3]": ("encoder.hiden=[3]", "unknown; allowed: hidden, activation (did you mean 'hidden'?)"),
     "likelihood.variance=pixel": "unknown setting with likelihood=bernoulli; it belongs to likelihood=gaussian",
@@ -124,6 +124,8 @@ CHECKED: dict[str, tuple[Any, str]] = {
     "optimizer.fused": ("perhaps", "must be one of auto, True, False"),
     "callbacks.tracker_pictures.every_n_epochs": (0, POSITIVE),
     "checkpoints.every_n_steps": (0, f"{POSITIVE} or null"),
+    "train_only": ("prior", "needs init_from: the weights that are not trained would stay random"),
+    "trainer.precision": ("bf16-true", "16 bits are too few for pixels and densities; use bf16-mixed"),
     "trainer.max_steps": (0, f"{POSITIVE} or -1"),
     "trainer.max_epochs": (-1, "the run has no end: give max_epochs or max_steps"),
     "trainer.check_val_every_n_epoch": (0, POSITIVE),

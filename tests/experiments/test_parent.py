@@ -94,6 +94,8 @@ REFUSED: list[tuple[str, tuple[str, ...], str]] = [
     ("train_only", ("train_only=encodr",), "did you mean 'encoder'"),
     ("init_from", ("latent_dim=5",), "nothing of it would be used: latent_dim"),
     ("init_from", ("data=frey_faces",), "its encoder does not fit these data: frey_faces, where the run had digits"),
+    ("train_only", ("likelihood=gaussian", "train_only=encoder"), "the weights of decoder are new and would stay random"),
+    ("init_from", ("model=ladder",), "is a VAE: its parts mean something else here"),
     ("experiment", ("experiment=reference",), "type single ones"),
     ("debug", ("debug=fast",), "trainer.max_steps"),
 ]  # fmt: skip

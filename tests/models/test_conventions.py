@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from vaelab.batch import Batch
 from vaelab.build import DataShape, build_model
-from vaelab.errors import SettingError
 from vaelab.models import Model
 from vaelab.models.model import Inference
 
@@ -25,10 +25,12 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 PRIORS = sorted(path.stem for path in (CONFIGS / "prior").glob("*.yaml"))
+REFUSED = [("conditional", "vamp"), ("hierarchical", "vamp")]
+LEARNED = [pair for pair in product(MODELS, PRIORS) if pair[1] != "standard_normal" and pair not in REFUSED]
 
 
 def make(model: str, prior: str = "standard_normal", network: str = "mlp") -> Model:
-    """A model in float64, in training mode, with all its weights moved: some start as zero, and would hide what lies behind them."""
+    """A model in float64, in training mode, with all its weights moved: some start as zero and hide what follows."""
     config: dict[str, Any] = {"seed": 0, "latent_dim": D}
     chosen = {"model": model, "prior": prior, "encoder": network, "decoder": network}
     for group, entry in {**chosen, "posterior": "normal", "likelihood": "bernoulli"}.items():
@@ -36,10 +38,7 @@ def make(model: str, prior: str = "standard_normal", network: str = "mlp") -> Mo
         config[group] = {key: SMALL.get(key, value) for key, value in node.items()}
     if model == "top_down":
         config["model"]["channels"] = [4, 8]
-    try:
-        built = build_model(config, DataShape(IMAGE, 2, (0.0, 1.0), CLASSES)).double()
-    except SettingError:
-        pytest.skip(f"model={model} does not take prior={prior}")
+    built = build_model(config, DataShape(IMAGE, 2, (0.0, 1.0), CLASSES)).double()
     assert isinstance(built, Model)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -76,8 +75,7 @@ def test_the_terms_of_an_image_do_not_depend_on_the_images_beside_it(model: str,
             assert all(torch.allclose(a, t, rtol=1e-10, atol=1e-10) for a, t in pairs)
 
 
-@pytest.mark.parametrize("prior", [p for p in PRIORS if p != "standard_normal"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model, prior", LEARNED)
 def test_samples_are_made_from_the_prior_that_the_bound_is_made_of(model: str, prior: str) -> None:
     built, y = make(model, prior), torch.arange(B) % CLASSES
     own: Any = built.prior

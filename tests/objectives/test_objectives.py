@@ -148,7 +148,7 @@ def quadrature(dims: int, nodes: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("kind, objective, nodes", [
-    ("vae", STL(), 40), ("vae", DReG(1), 40), ("vae", DReG(3), 24), ("vae", PIWAE(4, 2), 12),
+    ("vae", STL(), 40), ("vae", DReG(1), 40), ("vae", DReG(3), 24), ("vae", PIWAE(4, 2), 12), ("vae", DReG(3, beta=0.4), 24), ("vae", STL(beta=0.4), 40),
     ("hierarchical", STL(), 40), ("hierarchical", DReG(2), 16), ("hierarchical", PIWAE(2, 2), 16),
 ])  # fmt: skip
 def test_surrogates_have_the_gradient_of_their_bound_in_expectation(
@@ -337,7 +337,7 @@ def test_the_distance_to_the_standard_normal_is_that_of_many_samples() -> None:
 
 REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: ELBO(kl="closed_form", traits=Traits(closed_form_kl=False)), "objective.kl", "use auto or monte_carlo"),
-    (lambda: FreeBits(traits=Traits(closed_form_kl=False)), "objective", "use objective=elbo"),
+    (lambda: FreeBits(traits=Traits(kl_per_dimension=False)), "objective", "use objective=elbo"),
     (lambda: STL(num_samples=2), "objective.num_samples", "use objective=dreg"),
     (lambda: STL(traits=Traits(fast_density=False)), "objective", "posterior.kind=coupling"),
     (lambda: DReG(traits=Traits(fast_density=False)), "objective", "posterior.kind=coupling"),

@@ -156,7 +156,7 @@ def test_mean_and_stddev_are_those_of_many_samples(entry: str, settings: dict[st
     posterior, n = make(entry, settings), 200_000
     with torch.no_grad():
         sample = posterior(normal(2, F), normal(n, 2, posterior.noise_dim, seed=1))
-    assert posterior.closed_form_moments == (sample.mean is not None) == (sample.stddev is not None)
+    assert (entry != "flow") == (sample.mean is not None) == (sample.stddev is not None)
     if sample.mean is None:
         return
     assert sample.mean.shape == sample.stddev.shape == (2, D)

@@ -12,18 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.experiments import train as whole_run
+from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.models import Terms
 from vaelab.noise import Noise, Split, Stream
 from vaelab.training.pictures import Artist
 
 Compose = Callable[..., dict[str, Any]]
 D, VAL, TEST = 3, 50, 360
-SMALL = ("data=digits", "data.binarize=dynamic", "data.train_size=100", f"data.val_size={VAL}", "data.batch_size=32", "encoder.hidden=[8]", "decoder.hidden=[8]",
-         f"latent_dim={D}", "trainer=cpu", "trainer.enable_progress_bar=false", "seed=5")  # fmt: skip
+SMALL = ("data=digits", "data.binarize=dynamic", "data.train_size=100", f"data.val_size={VAL}", "data.batch_size=32",
+         "encoder.hidden=[8]", "decoder.hidden=[8]", f"latent_dim={D}", "trainer=cpu",
+         "trainer.enable_progress_bar=false", "seed=5")  # fmt: skip
 #: none of these is the bound with beta = 1, which is what is reported whatever is trained with
-OBJECTIVES = (("objective.beta=4",), ("objective=free_bits", "objective.free_nats=3"), ("objective=iwae", "objective.beta=0.1"))  # fmt: skip
+OBJECTIVES = (
+    ("objective.beta=4",),
+    ("objective=free_bits", "objective.free_nats=3"),
+    ("objective=iwae", "objective.beta=0.1"),
+)
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o[0])
 
 
@@ -45,7 +50,7 @@ def dropped(layer: nn.Module, inputs: Any, features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def bounds(parts: Parts, split: Any, noise: Tensor) -> tuple[Terms, np.ndarray, np.ndarray]:
-    """Terms of all images of a split at once, from noise ``[B, K, D]``; their mean distortion, and their rate in closed form."""
+    """Terms of a whole split from noise ``[B, K, D]``, the mean distortion, and the rate in closed form."""
     batch = parts.data.evaluation_batch(split, torch.arange(len(noise)))
     terms = parts.module.model.eval()(batch, noise.transpose(0, 1).double())
     (layer,) = terms.layers

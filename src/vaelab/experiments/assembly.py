@@ -87,9 +87,10 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     protocol = data.protocol
     shape = DataShape(data.image_shape, protocol.num_levels, protocol.pixel_range, data.num_classes)
     model = build_model(config, shape)
-    _initialise_prior(model, data, noise)
     inherited = None if parent is None else take_weights(model, config, parent)
-    train_only(model, config.get("train_only"))
+    if inherited is None or "prior" in inherited["new"]:
+        _initialise_prior(model, data, noise)
+    train_only(model, config.get("train_only"), new=() if inherited is None else inherited["new"])
     trainer, optimizer = config["trainer"], dict(config["optimizer"])
     step_settings = StepSettings(
         **{

@@ -21,6 +21,7 @@ def protocol_record(
     config: Mapping[str, Any], protocol: Protocol, label: str, closed_form: bool, selected_by: str
 ) -> dict[str, Any]:
     """All that two numbers must share to be compared."""
+    precision = str(config["trainer"]["precision"])
     return {
         "data": config["data"]["name"],
         "binarize": protocol.binarize,
@@ -33,6 +34,7 @@ def protocol_record(
         "kl": "closed_form" if closed_form else "monte_carlo",
         "selected_by": selected_by,
         **({"given": "y"} if config["model"].get("conditional") else {}),
+        **({} if precision.startswith(("32", "64")) else {"precision": precision}),
     }
 
 

@@ -124,6 +124,9 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
     tags = _at(config, "tags")
     if not isinstance(tags, Sequence) or isinstance(tags, str):
         raise SettingError("tags", tags, f"must be a list, as in tags=[{tags}]")
+    if _at(config, "train_only") is not None and _at(config, "init_from") is None:
+        rule = "needs init_from: the weights that are not trained would stay random"
+        raise SettingError("train_only", config["train_only"], rule)
     if (clip_norm := _at(config, "optimizer.clip_norm")) is not None:
         number("optimizer.clip_norm", clip_norm, "must be null or a number > 0", lambda n: n > 0)
     _check_trainer(_at(config, "trainer"), is_sweep)
@@ -157,6 +160,10 @@ def _check_trainer(trainer: Mapping[str, Any], is_sweep: bool) -> None:
             raise SettingError(
                 f"trainer.{key}", trainer[key], f"has no effect under manual optimisation: {instead}"
             )
+    precision = str(_at({"trainer": trainer}, "trainer.precision"))
+    if precision in ("16-true", "bf16-true"):
+        rule = "16 bits are too few for pixels and densities; use bf16-mixed"
+        raise SettingError("trainer.precision", precision, rule)
     steps, epochs = (_at({"trainer": trainer}, f"trainer.{key}") for key in ("max_steps", "max_epochs"))
     if steps is not None and steps != -1:
         integer("trainer.max_steps", steps, 1, " or -1")

@@ -23,6 +23,9 @@ def take_weights(model: nn.Module, config: Mapping[str, Any], parent: Parent) ->
         SettingError: a part does not fit though its settings are the same, as with images of another size; or nothing is left of the parent.
     """
     weights = load_file(parent.run.weights_file)
+    if config["model"]["_target_"] != parent.config["model"]["_target_"]:
+        name = parent.config["model"]["_target_"].rpartition(".")[2]
+        raise SettingError("init_from", parent.run.path, f"is a {name}: its parts mean something else here")
     keys = (*PARTS, "model", "latent_dim")  # the last one is part of every part
     changed = {key for key in keys if config[key] != parent.config[key]}
     parts: dict[str, list[str]] = {"loaded": [], "new": []}
@@ -48,11 +51,14 @@ def take_weights(model: nn.Module, config: Mapping[str, Any], parent: Parent) ->
     return parts
 
 
-def train_only(model: nn.Module, names: str | Sequence[str] | None) -> None:
+def train_only(model: nn.Module, names: str | Sequence[str] | None, new: Sequence[str] = ()) -> None:
     """Freeze all weights but those of the parts called ``names``; None freezes nothing.
 
+    Args:
+        new: parts whose weights are random.
+
     Raises:
-        SettingError: a part that the model has not got, or without weights.
+        SettingError: a part that the model has not got, or without weights; a ``new`` part with weights that would stay as they are.
     """
     if names is None:
         return
@@ -66,6 +72,11 @@ def train_only(model: nn.Module, names: str | Sequence[str] | None) -> None:
             rule = f"must be parts of the model that have weights: {', '.join(parts)}"
             raise SettingError("train_only", names, rule, nearest=nearest(str(name), parts))
         parts[name].requires_grad_(True)
+    random = [name for name in new if name in parts and name not in wanted]
+    if random:
+        raise SettingError(
+            "train_only", names, f"the weights of {', '.join(random)} are new and would stay random; add them"
+        )
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab.errors import number
-from vaelab.likelihoods.pixels import unit_range, widened
+from vaelab.likelihoods.pixels import unit_range
 from vaelab.likelihoods.special import stirling_remainder
+from vaelab.networks.layers import widened
 
 #: pixels are kept this far from 0 and 1, where log x and log(1 - x) end: 1 - 2^-24 is the largest float32 below 1
 MARGIN = 2.0**-24
@@ -99,7 +100,18 @@ class BetaImage(Distribution):
         total = a + b
         log_a, log_b, log_total = a.log(), b.log(), total.log()
         log_x, log_y = x.log(), torch.log1p(-x)
-        peak = a * (log_x - (log_a - log_total)) + b * (log_y - (log_b - log_total))
+        m, n = a / total, b / total
+        excess = torch.where(
+            a < b, x - m, n - (1 - x)
+        )  # x - m, with the digits of the smaller of m and 1 - m
+        peak = a * _log_ratio(log_x, log_a - log_total, excess / m)
+        peak = peak + b * _log_ratio(log_y, log_b - log_total, -excess / n)
         width = 0.5 * (log_a + log_b - log_total - math.log(2 * math.pi))
         remainder = stirling_remainder(total) - stirling_remainder(a) - stirling_remainder(b)
         return (peak + (width + remainder) - (log_x + log_y)).flatten(-3).sum(-1)
+
+
+def _log_ratio(log_x: Tensor, log_m: Tensor, excess: Tensor) -> Tensor:
+    """log (x / m), also from x / m - 1: near 1, where a factor of 10^4 waits for it, the difference of the logarithms has no digits left in float32."""
+    near = excess.abs() < 0.5
+    return torch.where(near, torch.log1p(excess.clamp(-0.5, 0.5)), log_x - log_m)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaelab.likelihoods.pixels import Levels, widened
+from vaelab.likelihoods.pixels import Levels
+from vaelab.networks.layers import widened
 
 
 class CategoricalLikelihood(nn.Module):

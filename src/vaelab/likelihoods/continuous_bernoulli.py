@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaelab.likelihoods.pixels import unit_range, widened
+from vaelab.likelihoods.pixels import unit_range
 from vaelab.likelihoods.special import log_integral_exp, mean_exp
+from vaelab.networks.layers import widened
 
 
 class ContinuousBernoulliLikelihood(nn.Module):

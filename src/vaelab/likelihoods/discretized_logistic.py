@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab.errors import number
-from vaelab.likelihoods.pixels import Levels, inside, widened
+from vaelab.likelihoods.pixels import Levels, inside
 from vaelab.likelihoods.special import log_integral_exp
+from vaelab.networks.layers import widened
 
 
 class DiscretizedLogisticLikelihood(nn.Module):

@@ -11,7 +11,8 @@ from torch.distributions import Distribution
 
 from vaelab.errors import integer
 from vaelab.likelihoods.discretized_logistic import below, floored, log_floor, log_mass, mean_level
-from vaelab.likelihoods.pixels import Levels, widened
+from vaelab.likelihoods.pixels import Levels
+from vaelab.networks.layers import widened
 
 
 class LogisticMixtureLikelihood(nn.Module):

@@ -31,11 +31,6 @@ def inside(uniform: Tensor) -> Tensor:
     return uniform.clamp(limits.tiny, 1 - limits.eps)
 
 
-def widened(parameters: Tensor) -> Tensor:
-    """Parameters in float32 at least: a decoder under mixed precision gives them in 16 bits, too few for a logarithm or for a sum over pixels."""
-    return parameters.to(torch.promote_types(parameters.dtype, torch.float32))
-
-
 @dataclass(frozen=True)
 class Levels:
     """The pixel values low + (high - low) k / (L - 1), k = 0 .. L - 1.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaelab.errors import choice, number
+from vaelab.networks.layers import widened
 
 MODES = ("decoder", "learned", "constant")
 
@@ -56,6 +57,7 @@ class Scale:
             parameters: ``[..., P * C, H, W]``: locations, then raw scales.
             raw: what :meth:`parameter` made.
         """
+        parameters = widened(parameters)
         if self.mode == "decoder":
             location, offset = parameters.chunk(2, dim=-3)
             return location, self.floor + F.softplus(self.start + offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
@@ -267,6 +268,7 @@ class HierarchicalVAE(Layered):
         p = self.prior()
         return Traits(
             closed_form_kl=False,
+            kl_per_dimension=False,
             moments=False,
             fast_density=self.posterior.fast_density,
             parameters_apart=parameters_apart(self),
@@ -385,7 +387,8 @@ class LadderVAE(Layered):
         q = top.distribution(weight.new_zeros(2, top.mean.in_features))
         p = self.prior(infer=self.infer_code())
         return Traits(
-            closed_form_kl=closed_form_kl(q, p) is not None,
+            closed_form_kl=(kl := closed_form_kl(q, p)) is not None,
+            kl_per_dimension=kl is not None and kl.shape[-1] == q.event_shape[-1],
             moments=False,
             parameters_apart=False,
             standard_prior=is_standard_normal(p),
@@ -419,7 +422,9 @@ class NormalDraw:
 
     @cached_property
     def log_q(self) -> Tensor:
-        return self.distribution.log_prob(self.z)
+        # At z = mu + sigma * eps the density needs no difference of z and mu.
+        terms = self.eps.square() + _log_variance(self.distribution)
+        return -0.5 * (terms.sum(-1) + math.log(2 * math.pi) * self.eps.shape[-1])
 
     @cached_property
     def log_q_stopped(self) -> Tensor:
@@ -436,17 +441,22 @@ class NormalDraw:
 
 def product(p: Distribution, q: Distribution) -> Independent:
     """The Gaussian proportional to the product of two diagonal Gaussians: precisions add, means are weighted with them."""
-    precisions = [1 / d.variance for d in (p, q)]
-    total = precisions[0] + precisions[1]
-    mean = (p.mean * precisions[0] + q.mean * precisions[1]) / total
-    return Independent(LogVarianceNormal(mean, -total.log()), 1, validate_args=False)
+    a, b = _log_variance(p), _log_variance(q)
+    log_variance = -torch.logaddexp(-a, -b)
+    mean = p.mean * torch.exp(log_variance - a) + q.mean * torch.exp(log_variance - b)
+    return Independent(LogVarianceNormal(mean, log_variance), 1, validate_args=False)
+
+
+def _log_variance(d: Distribution) -> Tensor:
+    """log sigma^2, as it is kept or from sigma."""
+    assert isinstance(d, Independent)
+    normal = d.base_dist
+    return normal.log_variance if isinstance(normal, LogVarianceNormal) else 2 * normal.stddev.log()
 
 
 def detached(q: Distribution) -> Independent:
     """A diagonal Gaussian with constant parameters."""
-    return Independent(
-        Normal(q.mean.detach(), q.stddev.detach(), validate_args=False), 1, validate_args=False
-    )
+    return Independent(LogVarianceNormal(q.mean.detach(), _log_variance(q).detach()), 1, validate_args=False)
 
 
 def _stopped_product(p: Conditional, parent: Tensor, own: Distribution) -> Independent:
@@ -470,10 +480,7 @@ def layer_dims(lower_dims: Sequence[int], latent_dim: int) -> tuple[int, ...]:
     return (*dims, latent_dim)
 
 
-def unfolded(rows: Distribution, num_samples: int) -> Distribution:
-    """A diagonal Gaussian of batch shape ``[K B]`` as one of ``[K, B]``."""
-    assert isinstance(rows, Independent)
-    normal = rows.base_dist
-    assert isinstance(normal, Normal)
-    mean, stddev = (part.unflatten(0, (num_samples, -1)) for part in (normal.mean, normal.stddev))
-    return Independent(Normal(mean, stddev, validate_args=False), 1, validate_args=False)
+def unfolded(rows: Distribution, num_samples: int) -> Independent:
+    """A diagonal Gaussian of batch shape ``[K * B]`` as one of ``[K, B]``."""
+    mean, log_variance = (t.unflatten(0, (num_samples, -1)) for t in (rows.mean, _log_variance(rows)))
+    return Independent(LogVarianceNormal(mean, log_variance), 1, validate_args=False)

@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+)
 
 
 class Layer(ABC):
@@ -85,7 +91,7 @@ class LayerTerms(Layer):
 
     @cached_property
     def kl(self) -> Tensor | None:
-        """KL(q(z|x) || p(z)) per dimension where it has a closed form, otherwise None: ``[B, D]``, or ``[K, B, D]`` where it depends on samples of other layers."""
+        """KL(q(z|x) || p(z)) where it has a closed form, otherwise None: ``[B, D]``, or ``[B, 1]`` where only its sum is known; with ``[K, ...]`` in front where it depends on samples of other layers."""
         return closed_form_kl(self.posterior, self.prior) if self.exact_kl else None
 
     @property
@@ -137,7 +143,7 @@ class Terms:
 
     @property
     def kls(self) -> list[Tensor]:
-        """KL(q || p) per dimension of each layer in closed form, ``[1 or K, B, D]``. ValueError where there is none."""
+        """KL(q || p) of each layer in closed form, ``[1 or K, B, D or 1]``. ValueError where there is none."""
         kls = [layer.kl for layer in self.layers if layer.kl is not None]
         if len(kls) != len(self.layers):
             raise ValueError("the KL of this posterior and prior has no closed form")
@@ -169,12 +175,14 @@ def mean_over_samples(term: Tensor) -> Tensor:
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q || p) per dimension ``[..., D]`` of two diagonal Gaussians; None for any other pair.
+    """KL(q || p) per dimension ``[..., D]`` of two diagonal Gaussians, in one sum ``[..., 1]`` of a Gaussian with correlations and a diagonal one; None for any other pair.
 
     KL(N(mu, sigma^2) || N(m, s^2)) = -1/2 (1 + log(sigma^2 / s^2) - (mu - m)^2 / s^2 - sigma^2 / s^2) in each dimension (Kingma & Welling 2014, appendix B).
     """
-    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+    if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
         return None
-    if not (isinstance(q.base_dist, Normal) and isinstance(p.base_dist, Normal)):
+    if isinstance(q, MultivariateNormal | LowRankMultivariateNormal):
+        return torch.distributions.kl_divergence(q, p).unsqueeze(-1)
+    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
         return None
     return torch.distributions.kl_divergence(q.base_dist, p.base_dist)

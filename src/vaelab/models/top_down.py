@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer
-from vaelab.models.hierarchical import NormalDraw
+from vaelab.models.hierarchical import NormalDraw, unfolded
 from vaelab.models.model import Inference, Model, Recipe, check_prior, parameters_apart
 from vaelab.models.terms import Layer, LayerTerms, Terms, closed_form_kl
 from vaelab.models.traits import Traits
@@ -208,9 +208,9 @@ class TopDownVAE(Model):
         stopped = cache(partial(self._stopped, evidence, zs))
 
         def choose(number: int, block: TopDownBlock, p: Independent, hidden: Tensor) -> Tensor:
-            q = _unfolded(block.q(hidden, evidence[self.blocks[number][1]]), len(eps))
+            q = unfolded(block.q(hidden, evidence[self.blocks[number][1]]), len(eps))
             draw = NormalDraw(q, lower[number], lambda: stopped()[number])
-            layers.append(LayerTerms(draw, _unfolded(p, len(eps))))
+            layers.append(LayerTerms(draw, unfolded(p, len(eps))))
             zs.append(draw.z)
             return draw.z.flatten(0, 1)
 
@@ -223,7 +223,7 @@ class TopDownVAE(Model):
 
         def choose(number: int, block: TopDownBlock, p: Independent, hidden: Tensor) -> Tensor:
             z = zs[number + 1]
-            found.append(_unfolded(block.q(hidden, evidence[self.blocks[number][1]].detach()), len(z)))
+            found.append(unfolded(block.q(hidden, evidence[self.blocks[number][1]].detach()), len(z)))
             return z.flatten(0, 1)
 
         constants = {name: value.detach() for name, value in self.path.named_parameters()}
@@ -264,7 +264,7 @@ class TopDownVAE(Model):
 
         def choose(number: int, block: TopDownBlock, p: Independent, hidden: Tensor) -> Tensor:
             nonlocal total
-            total = total + _unfolded(p, len(z)).log_prob(lower[number])
+            total = total + unfolded(p, len(z)).log_prob(lower[number])
             return lower[number].flatten(0, 1)
 
         p_x = self._likelihood(self.path(code.flatten(0, 1), choose), z.shape[:-1])
@@ -275,7 +275,8 @@ class TopDownVAE(Model):
         q = self.posterior.distribution(next(self.parameters()).new_zeros(2, self.path.enter.out_features))
         p = self.prior(infer=self.infer_code())
         return Traits(
-            closed_form_kl=closed_form_kl(q, p) is not None,
+            closed_form_kl=(kl := closed_form_kl(q, p)) is not None,
+            kl_per_dimension=kl is not None and kl.shape[-1] == q.event_shape[-1],
             moments=False,
             fast_density=self.posterior.fast_density,
             parameters_apart=parameters_apart(self),
@@ -300,13 +301,6 @@ class TopDownVAE(Model):
 def _normal(mean: Tensor, log_variance: Tensor) -> Independent:
     """A diagonal Gaussian of the vectors that images ``[N, C, H, W]`` are made of."""
     return Independent(LogVarianceNormal(mean.flatten(1), log_variance.flatten(1)), 1, validate_args=False)
-
-
-def _unfolded(rows: Independent, num_samples: int) -> Independent:
-    """A diagonal Gaussian of batch shape ``[K * B]`` as one of ``[K, B]``."""
-    normal = rows.base_dist
-    mean, log_variance = (t.unflatten(0, (num_samples, -1)) for t in (normal.loc, normal.log_variance))
-    return Independent(LogVarianceNormal(mean, log_variance), 1, validate_args=False)
 
 
 def _layers(layers: Sequence[int], scales: int) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Traits:
     """Attributes:
-    closed_form_kl: KL(q(z|x) || p(z)) is had per dimension without sampling.
+    closed_form_kl: KL(q(z|x) || p(z)) is had without sampling.
+    kl_per_dimension: and dimension by dimension.
     moments: the dimensions of z are independent given x, and their means and standard deviations known.
     fast_density: the density of q at a given z costs no more than a sample of it.
     parameters_apart: no parameter belongs both to q and to p.
@@ -17,6 +18,7 @@ class Traits:
     """
 
     closed_form_kl: bool = True
+    kl_per_dimension: bool = True
     moments: bool = True
     fast_density: bool = True
     parameters_apart: bool = True

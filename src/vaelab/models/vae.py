@@ -135,7 +135,8 @@ class VAE(Model):
         q = self.posterior.distribution(weight.new_zeros(2, self.encoder.num_features))
         p = self.prior(infer=Inference(self.encoder, self.posterior, context), context=context)
         return Traits(
-            closed_form_kl=closed_form_kl(q, p) is not None,
+            closed_form_kl=(kl := closed_form_kl(q, p)) is not None,
+            kl_per_dimension=kl is not None and kl.shape[-1] == q.event_shape[-1],
             moments=isinstance(q, Independent) and isinstance(q.base_dist, Normal),
             fast_density=self.posterior.fast_density,
             parameters_apart=parameters_apart(self),

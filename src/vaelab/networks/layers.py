@@ -53,6 +53,11 @@ def positive(setting: str, widths: Sequence[int]) -> tuple[int, ...]:
     return values
 
 
+def widened(parameters: Tensor) -> Tensor:
+    """A network's outputs in float32 at least: under mixed precision they have 16 bits, too few for a logarithm, a density or a sum over pixels."""
+    return parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+
+
 def halvings(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
     """``(H, W)`` and its halves, rounded up, ``times`` times.
 

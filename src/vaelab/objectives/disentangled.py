@@ -186,12 +186,14 @@ class MMD(Objective):
         z = terms.layers[0].z[0]
         spread = z.shape[1] if self.bandwidth == "auto" else float(self.bandwidth)
         value = terms.log_px[0] - self.weight(step) * terms.rate(self.closed_form)
+        if len(z) < 2:  # a last batch of one image says nothing of a distance between distributions
+            return ObjectiveValue(value=value, surrogate=value)
         penalty = (self.alpha + self.scale - 1) * mmd_to_standard_normal(z, spread)
         return ObjectiveValue(value=value, surrogate=value, penalty=penalty)
 
 
 def mmd_to_standard_normal(z: Tensor, spread: float) -> Tensor:
-    """MMD^2 of the distribution that ``z [B, D]`` was drawn from to N(0, I), kernel exp(-|z - z'|^2 / (2 spread)), an unbiased estimate.
+    """MMD^2 of the distribution that ``z [B, D]`` was drawn from to N(0, I), kernel exp(-|z - z'|^2 / (2 spread)), an unbiased estimate, for B >= 2.
 
     E k(z, z') over N(0, I) is (s / (s + 1))^(D/2) exp(-|z|^2 / (2 (s + 1))) for one of them, (s / (s + 2))^(D/2) for both.
     """
@@ -199,7 +201,7 @@ def mmd_to_standard_normal(z: Tensor, spread: float) -> Tensor:
     square = z.square().sum(1)
     distances = (square.unsqueeze(1) + square - 2 * z @ z.T).clamp(min=0)
     kernel = torch.exp(-distances / (2 * spread))
-    within = (kernel.sum() - kernel.diagonal().sum()) / max(1, count * (count - 1))
+    within = (kernel.sum() - kernel.diagonal().sum()) / (count * (count - 1))
     across = (spread / (spread + 1)) ** (dim / 2) * torch.exp(-square / (2 * (spread + 1))).mean()
     return within - 2 * across + (spread / (spread + 2)) ** (dim / 2)
 

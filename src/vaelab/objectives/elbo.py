@@ -70,7 +70,7 @@ class FreeBits(Objective):
         )
         needs(
             "free_bits",
-            traits.closed_form_kl,
+            traits.kl_per_dimension,
             "needs a KL per dimension, which this posterior and prior have not; use objective=elbo",
         )
 

@@ -126,7 +126,8 @@ class CIWAE(Objective):
 class DReG(Objective):
     """IWAE with the doubly reparameterised gradient for q (Tucker et al. 2019): its signal-to-noise ratio grows with K, where that of IWAE falls.
 
-    For the parameters of q the gradient is sum_k (w_k / sum w)^2 d log w_k / dz_k dz_k / dphi, the density of q differentiated through z alone.
+    For the parameters of q the gradient is sum_k c_k d log w_k / dz_k dz_k / dphi, the density of q differentiated through z alone, with c_k = v_k^2, v_k = w_k / sum w. With a weight
+    beta in log w = log p(x|z) + beta (log p(z) - log q(z|x)), the score that is reparameterised has this factor, and c_k = (1 - beta) v_k + beta v_k^2.
 
     Args:
         num_samples, beta, schedule, traits: see :class:`IWAE`.
@@ -153,7 +154,8 @@ class DReG(Objective):
         value = log_mean_exp(log_w)
         through_z = terms.log_px - weight * sum_layers(terms.log_ratios_stopped)
         shares = log_w.detach().softmax(0)
-        return ObjectiveValue(value, value, inference_surrogate=(shares.square() * through_z).sum(0))
+        coefficients = (1 - weight) * shares + weight * shares.square()
+        return ObjectiveValue(value, value, inference_surrogate=(coefficients * through_z).sum(0))
 
 
 def _mean_of_bounds(log_w: Tensor, num_bounds: int) -> Tensor:

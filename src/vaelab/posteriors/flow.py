@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab.errors import SettingError, choice
+from vaelab.networks.layers import widened
 from vaelab.posteriors.transforms import (
     Affine,
     LazyTransform,
@@ -56,7 +57,8 @@ class _Pushforward(nn.Module):
 
     def distribution(self, context: Tensor) -> NormalizingFlow:
         # zuko's direction is from z to the noise.
-        to_z = Affine(self.mean(context), torch.exp(0.5 * self.log_variance(context)), event_dim=1)
+        mean, log_variance = widened(self.mean(context)), widened(self.log_variance(context))
+        to_z = Affine(mean, torch.exp(0.5 * log_variance), event_dim=1)
         to_noise = one_after_the_other(to_z.inv, self.transform(context).inv)
         return flow_distribution(to_noise, self.base(context.shape[:-1]))
 
@@ -86,7 +88,6 @@ class FlowPosterior(nn.Module):
         SettingError: an unknown kind, a number of steps or a width that is no positive integer.
     """
 
-    closed_form_moments = False
     fast_density: bool
     KINDS = ("inverse_autoregressive", "coupling")
 

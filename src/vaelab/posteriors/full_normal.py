@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from vaelab.errors import choice
+from vaelab.networks.layers import widened
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class FullNormalSample:
 
     @cached_property
     def z(self) -> Tensor:
-        return self.mean + torch.einsum("...ij,...j->...i", self.distribution.scale_tril, self.eps)
+        with torch.autocast(self.eps.device.type, enabled=False):  # z in 32 bits, as its density takes it
+            return self.mean + torch.einsum("...ij,...j->...i", self.distribution.scale_tril, self.eps)
 
     @cached_property
     def log_q(self) -> Tensor:
@@ -62,7 +64,6 @@ class FullNormalPosterior(nn.Module):
         SettingError: an unknown ``diagonal``.
     """
 
-    closed_form_moments = True
     fast_density = True
     DIAGONALS = ("exp", "softplus")
 
@@ -85,7 +86,7 @@ class FullNormalPosterior(nn.Module):
     def _parameters_of(self, features: Tensor) -> tuple[MultivariateNormal, Tensor]:
         """q(z|x) and log |det L| ``[B]``."""
         D = self.latent_dim
-        raw, below = self.factor(features).split([D, D * (D - 1) // 2], dim=-1)
+        raw, below = widened(self.factor(features)).split([D, D * (D - 1) // 2], dim=-1)
         if self.diagonal == "exp":
             diagonal, log_det = torch.exp(0.5 * raw), 0.5 * raw.sum(-1)
         else:
@@ -94,7 +95,7 @@ class FullNormalPosterior(nn.Module):
         flat = raw.new_zeros(*raw.shape[:-1], D * D)
         flat = flat.index_copy(-1, self.places, torch.cat([torch.ones_like(diagonal), below / D], -1))
         scale_tril = diagonal.unsqueeze(-1) * flat.unflatten(-1, (D, D))
-        q = MultivariateNormal(self.mean(features), scale_tril=scale_tril, validate_args=False)
+        q = MultivariateNormal(widened(self.mean(features)), scale_tril=scale_tril, validate_args=False)
         return q, log_det
 
     def distribution(self, features: Tensor) -> MultivariateNormal:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal
 
 from vaelab.errors import integer
+from vaelab.networks.layers import widened
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class LowRankNormalSample:
     def z(self) -> Tensor:
         q, D = self.distribution, self.mean.shape[-1]
         own, shared = self.eps[..., :D], self.eps[..., D:]
-        correlated = torch.einsum("...ij,...j->...i", q.cov_factor, shared)
+        with torch.autocast(shared.device.type, enabled=False):  # z in 32 bits, as its density takes it
+            correlated = torch.einsum("...ij,...j->...i", q.cov_factor, shared)
         return torch.addcmul(self.mean + correlated, q.cov_diag.sqrt(), own)
 
     @cached_property
@@ -55,13 +57,12 @@ class LowRankNormalPosterior(nn.Module):
     Args:
         num_features: F, length of the encoder's features.
         latent_dim: D.
-        rank: r; with r >= D - 1 every covariance can be reached, and ``full_normal`` does it with fewer numbers.
+        rank: r.
 
     Raises:
         SettingError: the rank is no positive integer.
     """
 
-    closed_form_moments = True
     fast_density = True
 
     def __init__(self, num_features: int, latent_dim: int, rank: int = 2) -> None:
@@ -75,10 +76,12 @@ class LowRankNormalPosterior(nn.Module):
 
     def distribution(self, features: Tensor) -> LowRankMultivariateNormal:
         """q(z|x) from features ``[B, F]``."""
-        stddev = torch.exp(0.5 * self.log_variance(features))
+        stddev = torch.exp(0.5 * widened(self.log_variance(features)))
         scale = stddev.unsqueeze(-1) / math.sqrt(self.latent_dim)
-        factor = scale * self.factor(features).unflatten(-1, (self.latent_dim, self.rank))
-        return LowRankMultivariateNormal(self.mean(features), factor, stddev.square(), validate_args=False)
+        factor = scale * widened(self.factor(features)).unflatten(-1, (self.latent_dim, self.rank))
+        return LowRankMultivariateNormal(
+            widened(self.mean(features)), factor, stddev.square(), validate_args=False
+        )
 
     def forward(self, features: Tensor, eps: Tensor) -> LowRankNormalSample:
         """Samples from features ``[B, F]`` and standard normal noise ``eps [K, B, D + r]``."""

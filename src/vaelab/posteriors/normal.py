@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vaelab.networks.layers import widened
+
 
 class LogVarianceNormal(Normal):
     """N(mu, sigma^2) that keeps log sigma^2, so that a density needs no logarithm of an exponential.
@@ -85,7 +87,6 @@ class NormalPosterior(nn.Module):
         latent_dim: D.
     """
 
-    closed_form_moments = True
     fast_density = True
 
     def __init__(self, num_features: int, latent_dim: int) -> None:
@@ -96,7 +97,7 @@ class NormalPosterior(nn.Module):
 
     def distribution(self, features: Tensor) -> Independent:
         """q(z|x) from features ``[B, F]``."""
-        normal = LogVarianceNormal(self.mean(features), self.log_variance(features))
+        normal = LogVarianceNormal(widened(self.mean(features)), widened(self.log_variance(features)))
         return Independent(normal, 1, validate_args=False)
 
     def forward(self, features: Tensor, eps: Tensor) -> NormalSample:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, Independent, Normal, Transform
 
 from vaelab.errors import integer
-from vaelab.networks.layers import positive
+from vaelab.networks.layers import positive, widened
 
 
 @contextmanager
@@ -57,13 +58,21 @@ def autoregressive_transform(
         SettingError: ``num_transforms`` or ``hidden``.
     """
     kind = NSF if spline else MAF
-    return kind(
+    transform = kind(
         features,
         context,
         transforms=integer(f"{group}.num_transforms", num_transforms, 1),
         hidden_features=positive(f"{group}.hidden", hidden),
         passes=2 if coupling else features,
     ).transform
+    for network in transform.modules():
+        if isinstance(network, MaskedMLP):
+            network.register_forward_hook(_widen)
+    return transform
+
+
+def _widen(network: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
+    return widened(outputs)
 
 
 @torch.no_grad()

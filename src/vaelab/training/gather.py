@@ -70,7 +70,7 @@ class Gathered:
         return list(torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True))
 
     def loss(self, part: Terms, number: int, coefficients: Sequence[Tensor | None]) -> Tensor:
-        """What has, for part ``number`` computed anew with gradients, the gradient that is its share of the whole loss's."""
+        """What has, for part ``number`` computed anew with gradients, the gradient that is its share of the whole loss's. It may be a constant, where weights are frozen."""
         shares = []
         for leaf, coefficient in zip(self.leaves, coefficients, strict=True):
             if coefficient is None or (number > 0 and not leaf.along_samples):

@@ -91,7 +91,11 @@ class Artist:
             means.append(z.float().cpu())
             ys.append(batch.y.cpu())
             # Without a closed form the spread of the means says which dimensions are used.
-            kls.append((z.square() / 2 if kl is None else kl.reshape(z.shape)).float().cpu())
+            kls.append(
+                (z.square() / 2 if kl is None or kl.shape[-1] != z.shape[-1] else kl.reshape(z.shape))
+                .float()
+                .cpu()
+            )
         return Codes(torch.cat(means), torch.cat(ys), torch.cat(kls).mean(0))
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ class StepSettings:
     """What ``optimizer`` says beside the optimizer itself.
 
     Attributes:
-        accumulate: minibatches an optimizer step; their gradients are summed as if they were one batch.
+        accumulate: minibatches an optimizer step; their gradients are summed as if they were one batch. What an objective takes from a batch as a whole (beta_tc, dip, mmd) is averaged over them.
         clip_norm: largest norm of the gradient of the mean loss; longer gradients are scaled down to it. None = no clipping.
         samples_at_once: of the K samples of an image, how many the networks see at once; the gradient is that of all K. None = all.
         skip_norm: a step whose gradient is longer is left out, as one that is not finite is (Child 2021). None = none.
@@ -173,9 +173,11 @@ class OptimisationStep:
         ]
         for place, some in enumerate(samples):
             terms = self.model(batch, some)
-            backward(
-                self._joined(*(None if c is None else gathered.loss(terms, place, c) for c in coefficients))
+            loss = self._joined(
+                *(None if c is None else gathered.loss(terms, place, c) for c in coefficients)
             )
+            if loss.requires_grad:  # not so where the weights of all that this part holds are frozen
+                backward(loss)
         return _report(value, gathered.terms)
 
     def _losses(self, value: ObjectiveValue, num_images: int, number: int) -> tuple[Tensor, Tensor | None]:
