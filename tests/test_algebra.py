@@ -179,7 +179,9 @@ def keeps_the_contract(choice: Choice) -> None:
     for layer in terms.layers:
         assert layer.z.shape[:2] == (k, B)
         assert layer.log_p.shape == layer.log_q.shape == (k, B)
-        assert layer.kl is None or layer.kl.shape in ((B, layer.z.shape[2]), (B, 1), tuple(layer.z.shape))
+        if layer.kl is not None:
+            assert layer.kl.shape[-1] in (1, layer.z.shape[2])
+            assert layer.kl.shape[:-1] in ((B,), (k, B))
         assert layer.kl is None or (layer.kl > -1e-9).all()
     result = objective(terms, 3, 100)
     assert result.value.shape == result.surrogate.shape == (B,)
