@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.model import Inference, Model, Recipe, parameters_apart
+from vaelab.models.model import Inference, Model, Recipe, parameters_apart, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms, closed_form_kl
 from vaelab.models.traits import Traits
 from vaelab.networks import MLPEncoder
@@ -386,14 +386,7 @@ class LadderVAE(Layered):
         top = self.evidence[-1]
         q = top.distribution(weight.new_zeros(2, top.mean.in_features))
         p = self.prior(infer=self.infer_code())
-        return Traits(
-            closed_form_kl=(kl := closed_form_kl(q, p)) is not None,
-            kl_per_dimension=kl is not None and kl.shape[-1] == q.event_shape[-1],
-            moments=False,
-            parameters_apart=False,
-            standard_prior=is_standard_normal(p),
-            layers=len(self.dims),
-        )
+        return traits_of(self, q, p, layers=len(self.dims))
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         return chain(

@@ -12,8 +12,9 @@ from torch.distributions import Distribution
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.terms import Layer, Terms
+from vaelab.models.terms import Layer, Terms, closed_form_kl
 from vaelab.models.traits import Traits
+from vaelab.priors import is_standard_normal
 
 
 class Recipe(Protocol):
@@ -133,6 +134,27 @@ def check_prior(prior: Any, posterior: Any) -> None:
     if prior.needs_inference and not posterior.fast_density:
         rule = "needs the density of q at a given z, which is slow for this posterior; use posterior.kind=coupling"
         raise SettingError("prior", "vamp", rule)
+
+
+def traits_of(
+    model: Model,
+    q: Distribution,
+    p: Distribution,
+    fast_density: bool = True,
+    moments: bool = False,
+    layers: int = 1,
+) -> Traits:
+    """The traits of a model, of which ``q`` and ``p`` are the posterior and the prior of the code."""
+    kl = closed_form_kl(q, p)
+    return Traits(
+        closed_form_kl=kl is not None,
+        kl_per_dimension=kl is not None and kl.shape[-1] == q.event_shape[-1],
+        moments=moments,
+        fast_density=fast_density,
+        parameters_apart=parameters_apart(model),
+        standard_prior=is_standard_normal(p),
+        layers=layers,
+    )
 
 
 def parameters_apart(model: Model) -> bool:

@@ -14,14 +14,13 @@ from torch.distributions import Distribution, Independent
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer
 from vaelab.models.hierarchical import NormalDraw, unfolded
-from vaelab.models.model import Inference, Model, Recipe, check_prior, parameters_apart
-from vaelab.models.terms import Layer, LayerTerms, Terms, closed_form_kl
+from vaelab.models.model import Inference, Model, Recipe, check_prior, traits_of
+from vaelab.models.terms import Layer, LayerTerms, Terms
 from vaelab.models.traits import Traits
 from vaelab.networks.layers import positive
 from vaelab.networks.resnet import Doubling
 from vaelab.networks.top_down import Bottleneck, MergingBottleneck, Residual, Rise, Unfold, sizes
 from vaelab.posteriors import LogVarianceNormal
-from vaelab.priors import is_standard_normal
 
 #: what to take for z of a block whose prior given all layers above is p: (number of the block, block, p, h) -> z
 Choose = Callable[[int, "TopDownBlock", Independent, Tensor], Tensor]
@@ -274,15 +273,7 @@ class TopDownVAE(Model):
     def traits(self) -> Traits:
         q = self.posterior.distribution(next(self.parameters()).new_zeros(2, self.path.enter.out_features))
         p = self.prior(infer=self.infer_code())
-        return Traits(
-            closed_form_kl=(kl := closed_form_kl(q, p)) is not None,
-            kl_per_dimension=kl is not None and kl.shape[-1] == q.event_shape[-1],
-            moments=False,
-            fast_density=self.posterior.fast_density,
-            parameters_apart=parameters_apart(self),
-            standard_prior=is_standard_normal(p),
-            layers=len(self.dims),
-        )
+        return traits_of(self, q, p, self.posterior.fast_density, layers=len(self.dims))
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         """Those of q: of the code, and of the path, through which q of each other layer sees the layers above."""

@@ -13,10 +13,9 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.model import Inference, Model, Recipe, check_prior, parameters_apart
-from vaelab.models.terms import LayerTerms, Terms, closed_form_kl
+from vaelab.models.model import Inference, Model, Recipe, check_prior, traits_of
+from vaelab.models.terms import LayerTerms, Terms
 from vaelab.models.traits import Traits
-from vaelab.priors import is_standard_normal
 
 
 class VAE(Model):
@@ -134,13 +133,12 @@ class VAE(Model):
         context = None if self.num_classes == 0 else weight.new_zeros(2, self.num_classes)
         q = self.posterior.distribution(weight.new_zeros(2, self.encoder.num_features))
         p = self.prior(infer=Inference(self.encoder, self.posterior, context), context=context)
-        return Traits(
-            closed_form_kl=(kl := closed_form_kl(q, p)) is not None,
-            kl_per_dimension=kl is not None and kl.shape[-1] == q.event_shape[-1],
+        return traits_of(
+            self,
+            q,
+            p,
+            self.posterior.fast_density,
             moments=isinstance(q, Independent) and isinstance(q.base_dist, Normal),
-            fast_density=self.posterior.fast_density,
-            parameters_apart=parameters_apart(self),
-            standard_prior=is_standard_normal(p),
         )
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
