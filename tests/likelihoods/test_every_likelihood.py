@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from scipy.special import betainc
 from torch import Tensor
 
 from vaelab.build import build
 from vaelab.data.protocol import protocol
 from vaelab.errors import SettingError
 from vaelab.experiments.cards import bits_per_dim
-from vaelab.likelihoods import BetaLikelihood
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "likelihood"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -83,8 +81,14 @@ def points(variant: str, parameters: Tensor, num_levels: int = 256) -> tuple[Ten
         kind(variant) == "beta"
     ):  # poles at 0 and 1: even steps in log(x / (1 - x)), up to where the likelihood clamps
         v = torch.linspace(-EDGE, EDGE, 20_001, dtype=torch.float64)
-        x = torch.sigmoid(v)
+        x = torch.sigmoid(v).clamp(2.0**-24, 1 - 2.0**-24)
         weights = x * (1 - x) * (v[1] - v[0])
+        weights[[0, -1]] /= 2
+        margin = torch.tensor([2.0**-24], dtype=torch.float64)  # within which the density is constant
+        return (
+            torch.cat([margin / 2, x, 1 - margin / 2]).expand(len(parameters), -1),
+            torch.cat([margin, weights, margin]).expand(len(parameters), -1),
+        )
     else:  # steps that grow with the distance from the location
         v = torch.linspace(-14, 14, 20_001, dtype=torch.float64)
         x = parameters[:, :1] + 1e-3 * torch.sinh(v)
@@ -98,12 +102,6 @@ def masses(likelihood: Any, parameters: Tensor, x: Tensor, weights: Tensor) -> T
     """Mass ``[N, points]`` of each value of one pixel, from parameters ``[N, P]``."""
     q = likelihood(parameters.view(len(parameters), 1, -1, 1, 1))
     p = q.log_prob(x[..., None, None, None]).detach().exp() * weights
-    if isinstance(
-        likelihood, BetaLikelihood
-    ):  # what lies within 2^-24 of 0 and 1, in a density without clamp
-        a, b = q.a.view(-1).numpy(), q.b.view(-1).numpy()
-        p[:, 0] += torch.as_tensor(betainc(a, b, 2.0**-24))
-        p[:, -1] += torch.as_tensor(betainc(b, a, 2.0**-24))
     return p
 
 

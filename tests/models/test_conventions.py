@@ -102,3 +102,16 @@ def test_the_code_of_a_sample_is_a_draw_of_the_prior(prior: str) -> None:
     built.sample(eps)
     infer = Inference(built.encoder, built.posterior)
     torch.testing.assert_close(codes[0], built.prior.draw(eps, infer=infer))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_under_mixed_precision_the_terms_are_those_of_32_bits(model: str) -> None:
+    """The networks' outputs have 16 bits; densities, KL and z are computed from them in 32."""
+    made, batch, eps = make(model).float(), images(), normal(K, B, make(model).noise_dim).float()
+    batch = Batch(batch.x.float(), batch.y, batch.index)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        terms = made(batch, eps)
+        for layer in terms.layers:
+            for term in (layer.z, layer.log_p, layer.log_q, *([] if layer.kl is None else [layer.kl])):
+                assert term.dtype == torch.float32
+            torch.testing.assert_close(layer.log_q_stopped, layer.log_q, rtol=0, atol=2e-2)

@@ -263,14 +263,12 @@ def test_stratified_weights_give_the_aggregate_posterior_on_average_over_minibat
     num_images, batch_size = 5, 3
     q = torch.rand(num_images, dtype=torch.float64)  # q(z|x_n) at one z, which comes from image 0
     weights = stratified_weights(batch_size, num_images)
-    others = itertools.permutations(range(1, num_images), batch_size - 1)
     for place in range(batch_size):  # of image 0 in the batch
         estimates = []
         for order in itertools.permutations(range(1, num_images), batch_size - 1):
             batch = [*order[:place], 0, *order[place:]]
             estimates.append((weights[place] * q[batch]).sum())
         torch.testing.assert_close(torch.stack(estimates).mean(), q.mean())
-    assert sum(1 for _ in others) > 1
 
 
 def test_weighted_minibatches_are_right_when_they_hold_every_image() -> None:

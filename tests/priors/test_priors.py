@@ -241,7 +241,7 @@ def test_a_prior_says_whether_it_needs_inference(
 def test_closed_form_kl_is_the_mean_of_log_q_minus_log_p(
     posterior: str, entry: str, context_dim: int
 ) -> None:
-    infer, n, x = Infer(posterior), 500_000, normal(2, *IMAGE_SHAPE)
+    infer, n, x = Infer(posterior), 1_000_000, normal(2, *IMAGE_SHAPE)
     p = make(entry, {}, context_dim)(context=context_for(context_dim, 2))
     if posterior == "flow":
         with pytest.raises(NotImplementedError):

@@ -205,13 +205,15 @@ class DoubleNoise(Noise):
 def test_the_average_follows_the_weights() -> None:
     x, model = images(), build_model(CONFIG, SHAPE)
     averaged = copy.deepcopy(model).requires_grad_(False)
-    step = make_step(model, x, ema_decay=0.9)
+    step = make_step(model, x, ema_decay=0.2)
     step.averages = list(zip(averaged.parameters(), model.parameters(), strict=True))
     expected = [p.detach().clone() for p in model.parameters()]
     optimizer, noise = torch.optim.Adam(model.parameters(), 1e-2), Noise(3)
-    for number in range(4):
+    for number, decay in enumerate((1 / 10, 2 / 11, 0.2, 0.2)):
         step(noise.order(number, N)[:B], number, optimizer, Tensor.backward)
-        expected = [0.9 * a + 0.1 * p.detach() for a, p in zip(expected, model.parameters(), strict=True)]
+        expected = [
+            decay * a + (1 - decay) * p.detach() for a, p in zip(expected, model.parameters(), strict=True)
+        ]
     for a, b in zip(averaged.parameters(), expected, strict=True):
         torch.testing.assert_close(a, b)
 

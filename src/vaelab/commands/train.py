@@ -42,6 +42,7 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
         argv=tuple(sys.argv),
         overrides=typed.overrides,
         experiment=typed.experiment if isinstance(typed.experiment, str) else None,
+        chosen=() if typed.experiment is None else _chosen(typed),
         parent=parent,
         directory=_job_name(typed) if typed.is_multirun else None,
     )
@@ -69,6 +70,13 @@ def _train(config: dict[str, Any], request: Request) -> float | None:
     from vaelab.experiments.train import train  # seconds to import
 
     return train(config, request).score
+
+
+def _chosen(typed: Typed) -> tuple[str, ...]:
+    """``group=entry`` of each group whose entry is not the default."""
+    defaults = GlobalHydra.instance().config_loader().load_configuration("train", [], RunMode.RUN)
+    usual = defaults.hydra.runtime.choices
+    return tuple(f"{group}={entry}" for group, entry in typed.choices.items() if entry != usual.get(group))
 
 
 def _fallback_config(asked: dict[str, Any], typed: Typed) -> dict[str, Any]:

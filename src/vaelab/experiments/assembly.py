@@ -30,6 +30,7 @@ from vaelab.experiments.initial import take_weights, train_only
 from vaelab.experiments.parent import Parent
 from vaelab.noise import Noise
 from vaelab.training import AtomicCheckpointIO, EvaluationSettings, StepSettings, Trainer, VAEModule
+from vaelab.training.module import code_means
 from vaelab.training.rates import learning_rate
 
 T = TypeVar("T")
@@ -90,6 +91,8 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     inherited = None if parent is None else take_weights(model, config, parent)
     if inherited is None or "prior" in inherited["new"]:
         _initialise_prior(model, data, noise)
+    if config["score"]["name"] == "val/active_units":
+        _check_means(model, data)
     train_only(model, config.get("train_only"), new=() if inherited is None else inherited["new"])
     trainer, optimizer = config["trainer"], dict(config["optimizer"])
     step_settings = StepSettings(
@@ -137,8 +140,23 @@ def _initialise_prior(model: Any, data: ImageDataModule, noise: Noise) -> None:
         model.prior.initialise(data.train_batch(index, 0).x)
 
 
+@torch.no_grad()
+def _check_means(model: Any, data: ImageDataModule) -> None:
+    """Refuse to select by active units where a layer's mean of q is not known: there is no count."""
+    batch = data.train_batch(torch.zeros(1, dtype=torch.int64), 0)
+    means = code_means(model(batch, batch.x.new_zeros(1, 1, model.noise_dim)), 1)
+    if means.shape[1] == 0:
+        rule = "counts only where q(z|x) of every layer has a known mean (posterior=normal, full_normal or low_rank_normal with model=vae)"
+        raise SettingError("score.name", "val/active_units", rule)
+
+
 def check_takes(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Refuse what was typed for a part that the model has not got: nobody would read it."""
+    """Refuse what was chosen for a part that the model has not got: nobody would read it.
+
+    Args:
+        config: resolved, primitives only.
+        overrides: what was typed, and what the file of an experiment chose.
+    """
     takes = model_takes(config)
     for override in overrides:
         setting, _, value = override.lstrip("+~").partition("=")
@@ -192,9 +210,13 @@ def build_trainer(parts: Parts) -> Trainer:
             callbacks=callbacks,
         )
 
-    return _built(
-        "trainer", settings, trainer
-    )  # an accelerator that is not there, a precision it does not know, ...
+    # refused: an accelerator that is not there, a precision it does not know, ...
+    built = _built("trainer", settings, trainer)
+    precision = str(config["trainer"]["precision"])
+    if precision.startswith("16") and built.strategy.root_device.type == "cpu":
+        rule = "needs a GPU; bf16-mixed runs on a CPU, too"
+        raise SettingError("trainer.precision", precision, rule)
+    return built
 
 
 def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int) -> ChunkPlan:

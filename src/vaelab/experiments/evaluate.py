@@ -91,7 +91,10 @@ def sample(options: dict[str, Any]) -> list[Path]:
     best_step = read_manifest(stored.run).get("best_step")
     paths = draw_pictures(artist, stored.run, folder, best_step)
     path = folder / "samples.npz"
-    np.savez_compressed(path, allow_pickle=False, images=artist.samples(options["num_samples"]))
+    labels = artist.labels(options["num_samples"])
+    of_classes = {} if labels is None else {"labels": labels.numpy()}
+    images = artist.samples(options["num_samples"])
+    np.savez_compressed(path, allow_pickle=False, images=images, **of_classes)
     for written in [*paths, path]:
         print(written)
     return [*paths, path]

@@ -14,6 +14,7 @@ class Request:
         argv: the command line.
         overrides: what was typed, without Hydra's own settings.
         experiment: name of the experiment file, or None.
+        chosen: ``group=entry`` of the groups whose entry the experiment's file chose.
         requested_data: the data set asked for, where another one is used instead.
         fallback_reason: why, in a sentence.
         parent: folder of the run directory, where it is not ``<log_dir>/<name>``.
@@ -23,6 +24,7 @@ class Request:
     argv: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     experiment: str | None = None
+    chosen: tuple[str, ...] = ()
     requested_data: str | None = None
     fallback_reason: str | None = None
     parent: Path | None = None

@@ -96,7 +96,7 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
     ):  # torch asks at every optimizer step, in Lightning's way: 0.1 ms each where there is no driver
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     quiet_lightning()
-    check_takes(config, request.overrides)
+    check_takes(config, [*request.overrides, *request.chosen])
     parent = None if config["init_from"] is None else Parent.open(config["init_from"])
     parts = assemble(config, parent)
     trainer = build_trainer(parts)

@@ -24,8 +24,7 @@ class BetaLikelihood(nn.Module):
     a = least + (most - least) sigmoid(.), and the same for b; where the decoder gives 0, a = b = 1, the uniform density. Below 1 a parameter puts a pole at its edge,
     so that one density holds a pixel that is dark or bright and nothing between.
 
-    Pixels are clamped to [2^-24, 1 - 2^-24]: dequantised ones lie inside (0, 1) but for rounding. Within that margin the density is taken as constant, which
-    takes mass from it where a < 1 and adds at most 2^-24 p(2^-24) where a > 1.
+    Pixels within 2^-24 of 0 or of 1, where float32 ends, get the mean density of that margin: the mass of the pole at an edge is kept.
 
     Args:
         image_shape: ``(C, H, W)``.
@@ -97,6 +96,8 @@ class BetaImage(Distribution):
         """
         x = value.clamp(MARGIN, 1 - MARGIN)
         a, b = self.a, self.b
+        # p is about x^(a-1) next to 0, and its mean over [0, margin] p(margin) / a; the same at 1
+        at_edge = torch.where(value < MARGIN, a, torch.where(value > 1 - MARGIN, b, 1.0)).log()
         total = a + b
         log_a, log_b, log_total = a.log(), b.log(), total.log()
         log_x, log_y = x.log(), torch.log1p(-x)
@@ -108,7 +109,7 @@ class BetaImage(Distribution):
         peak = peak + b * _log_ratio(log_y, log_b - log_total, -excess / n)
         width = 0.5 * (log_a + log_b - log_total - math.log(2 * math.pi))
         remainder = stirling_remainder(total) - stirling_remainder(a) - stirling_remainder(b)
-        return (peak + (width + remainder) - (log_x + log_y)).flatten(-3).sum(-1)
+        return (peak + (width + remainder) - (log_x + log_y) - at_edge).flatten(-3).sum(-1)
 
 
 def _log_ratio(log_x: Tensor, log_m: Tensor, excess: Tensor) -> Tensor:

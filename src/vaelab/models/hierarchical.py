@@ -47,10 +47,21 @@ class Conditional(nn.Module):
         """One sample for each parent ``[n, F_in]``, from noise ``eps [n, noise_dim]``."""
         return self.head(self.network(parent), eps.unsqueeze(0))
 
-    def stopped(self, parent: Tensor) -> Distribution:
-        """The distribution with its own parameters as constants; gradients go on to the parents."""
-        constants = {name: value.detach() for name, value in self.named_parameters()}
-        return torch.func.functional_call(self, constants, (parent,))
+    def log_prob_stopped(self, parent: Tensor, z: Tensor) -> Tensor:
+        """log q(z|parent) ``[n]`` with its own parameters as constants; gradients go on to z and to the parents."""
+        constants = {f"conditional.{name}": value.detach() for name, value in self.named_parameters()}
+        return torch.func.functional_call(_Density(self), constants, (parent, z))
+
+
+class _Density(nn.Module):
+    """(parents, z) -> log q(z|parent). The density is taken inside the call: the networks of a flow run only then."""
+
+    def __init__(self, conditional: Conditional) -> None:
+        super().__init__()
+        self.conditional = conditional
+
+    def forward(self, parent: Tensor, z: Tensor) -> Tensor:
+        return self.conditional(parent).log_prob(z)
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class FoldedTerms(Layer):
     @cached_property
     def log_q_stopped(self) -> Tensor:
         # The parents are samples, too, through which the path goes on: only the parameters stand still.
-        return self._unfold(self.conditional.stopped(self.parents).log_prob(self.sample.z[0]))
+        return self._unfold(self.conditional.log_prob_stopped(self.parents, self.sample.z[0]))
 
     @cached_property
     def kl(self) -> Tensor | None:
@@ -454,7 +465,11 @@ def detached(q: Distribution) -> Independent:
 
 def _stopped_product(p: Conditional, parent: Tensor, own: Distribution) -> Independent:
     """q(z_l|x, z_{l+1}) with constant parameters; the path through ``parent``, a sample of z_{l+1}, goes on."""
-    return product(p.stopped(parent), detached(own))
+    constants = {name: value.detach() for name, value in p.named_parameters()}
+    below: Distribution = torch.func.functional_call(
+        p, constants, (parent,)
+    )  # Gaussian: its parameters are there now
+    return product(below, detached(own))
 
 
 def gaussian(parent_dim: int, dim: int, hidden: Sequence[int], activation: str) -> Conditional:

@@ -17,7 +17,7 @@ from vaelab.models.hierarchical import NormalDraw, unfolded
 from vaelab.models.model import Inference, Model, Recipe, check_prior, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms
 from vaelab.models.traits import Traits
-from vaelab.networks.layers import positive
+from vaelab.networks.layers import positive, widened
 from vaelab.networks.resnet import Doubling
 from vaelab.networks.top_down import Bottleneck, MergingBottleneck, Residual, Rise, Unfold, sizes
 from vaelab.posteriors import LogVarianceNormal
@@ -291,7 +291,8 @@ class TopDownVAE(Model):
 
 def _normal(mean: Tensor, log_variance: Tensor) -> Independent:
     """A diagonal Gaussian of the vectors that images ``[N, C, H, W]`` are made of."""
-    return Independent(LogVarianceNormal(mean.flatten(1), log_variance.flatten(1)), 1, validate_args=False)
+    parameters = (widened(part).flatten(1) for part in (mean, log_variance))
+    return Independent(LogVarianceNormal(*parameters), 1, validate_args=False)
 
 
 def _layers(layers: Sequence[int], scales: int) -> tuple[int, ...]:

@@ -126,6 +126,9 @@ class DIP(Objective):
 
     def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
         mean, stddev = _moments(terms)
+        elbo = terms.log_px[0] - self.weight(step) * terms.rate(self.closed_form)
+        if len(mean) < 2:  # a last batch of one image has no covariance
+            return ObjectiveValue(value=elbo, surrogate=elbo)
         centred = mean - mean.mean(0)  # over images, not over latent dimensions
         covariance = centred.T @ centred / len(mean)
         if self.kind == "ii":
@@ -133,7 +136,6 @@ class DIP(Objective):
         diagonal = covariance.diagonal()
         off_diagonal = covariance.square().sum() - diagonal.square().sum()
         penalty = self.off_diagonal * off_diagonal + self.diagonal * (diagonal - 1).square().sum()
-        elbo = terms.log_px[0] - self.weight(step) * terms.rate(self.closed_form)
         return ObjectiveValue(value=elbo, surrogate=elbo, penalty=penalty)
 
 

@@ -37,6 +37,9 @@ class ELBO(Objective):
     ) -> None:
         super().__init__(beta, num_samples, schedule, traits)
         self.closed_form = closed_form(kl, traits)
+        if isinstance(schedule, CapacitySchedule) and not self.closed_form:
+            rule = "needs the KL in closed form: |KL - C| of a noisy estimate says little of that of its mean; use schedule=linear"
+            raise SettingError("schedule", "capacity", rule)
 
     def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
         rate = terms.rate(self.closed_form)

@@ -84,7 +84,8 @@ def choose(logits: Tensor, eps: Tensor) -> Tensor:
 class MixturePrior(nn.Module):
     """p(z) = sum_m w_m N(z; m_m, diag s_m^2), M Gaussians, everything learned.
 
-    The means start as samples of N(0, I) and the variances at 1: equal components would stay equal.
+    It starts close to N(0, I): variances at 1, means at samples of N(0, 0.1^2 I), because equal components would stay equal. With means as far apart as samples of
+    N(0, I) each code would at first be far from all of them.
 
     Args:
         latent_dim: D.
@@ -102,7 +103,7 @@ class MixturePrior(nn.Module):
         integer("prior.num_components", num_components, 1)
         self.noise_dim = latent_dim + 1  # the last number chooses the component
         self.logits = nn.Parameter(torch.zeros(num_components))
-        self.mean = ContextParameters(torch.randn(num_components, latent_dim), context_dim)
+        self.mean = ContextParameters(0.1 * torch.randn(num_components, latent_dim), context_dim)
         self.log_variance = ContextParameters(torch.zeros(num_components, latent_dim), context_dim)
 
     def forward(self, infer: Inference | None = None, context: Tensor | None = None) -> Mixture:

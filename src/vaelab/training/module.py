@@ -18,6 +18,7 @@ from vaelab.data.chunks import Chunk, ChunkPlan
 from vaelab.data.datamodule import ImageDataModule, SplitName
 from vaelab.evidence import BoundValues, bound, exact, importance
 from vaelab.latents import active_units, activity
+from vaelab.models import Terms
 from vaelab.noise import Noise, Split, Stream
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
@@ -44,11 +45,11 @@ class VAEModule(L.LightningModule):
     steps. Metrics gather in one tensor on the device, which is read once per logging interval.
 
     Args:
-        model: the :class:`vaelab.models.VAE`.
+        model: a :class:`vaelab.models.Model`.
         objective: what is maximised.
         optimizer: parameters -> optimizer.
         noise: of the run.
-        step_settings: accumulation and clipping.
+        step_settings: of the optimisation step.
         test_settings: how the test set is measured.
         config: the resolved configuration, primitives only; goes into every checkpoint.
         log_every_n_steps: optimizer steps between two entries in the loggers, or an epoch where that is shorter.
@@ -86,6 +87,7 @@ class VAEModule(L.LightningModule):
         self.latest: dict[str, float] = {}  #: last value of every metric, for progress bars
         #: where rank 0 writes the per-image values of a test, an ``.npz``
         self.results_file: Path | None = None
+        self.skipped_steps = 0  #: of this fit, as far as logged
         self.test_values: dict[str, np.ndarray] = {}
         self._eps: dict[tuple[str, int], Tensor] = {}
 
@@ -138,6 +140,13 @@ class VAEModule(L.LightningModule):
         self._sums = torch.zeros(len(REPORT), device=self.device)
         self._images, self._steps, self._seconds = 0, 0, 0.0
 
+    def on_fit_end(self) -> None:
+        if self.skipped_steps and self.trainer.is_global_zero:
+            rule = "their gradient was not finite or longer than optimizer.skip_norm"
+            print(
+                f"{self.skipped_steps} of {self.trainer.global_step} steps were skipped: {rule}", flush=True
+            )
+
     def _log_training(self, step: int) -> None:
         started = time.perf_counter()
         totals = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
@@ -147,6 +156,7 @@ class VAEModule(L.LightningModule):
         self._clear()
         if images == 0:
             return
+        self.skipped_steps += round(sums["skipped"] / ranks)
         rate, distortion = sums["rate"] / images, sums["distortion"] / images
         self.record(
             {
@@ -193,10 +203,7 @@ class VAEModule(L.LightningModule):
         values = bound(terms, terms.has_closed_form_kl)
         sums = torch.stack([values.elbo.sum(), values.rate.sum(), values.distortion.sum()]).cpu()
         self._val_sums += torch.cat([sums, torch.tensor([float(len(index))], dtype=torch.float64)])
-        known = [layer.mean for layer in terms.layers if layer.mean is not None]
-        self._means.append(
-            exact(torch.cat(known, dim=-1)) if known else torch.zeros(len(index), 0, dtype=torch.float64)
-        )
+        self._means.append(exact(code_means(terms, len(index))))
 
     def on_validation_epoch_end(self) -> None:
         means = torch.cat(self._means)
@@ -204,13 +211,9 @@ class VAEModule(L.LightningModule):
         moments = self.trainer.strategy.reduce(moments, reduce_op="sum").cpu()
         elbo, rate, distortion, n = moments[:4].tolist()
         first, second = moments[4:].chunk(2)
-        activities = activity(first, second, n)
-        metrics = {
-            "val/elbo": elbo / n,
-            "val/rate": rate / n,
-            "val/distortion": distortion / n,
-            "val/active_units": float(active_units(activities).sum()),
-        }
+        metrics = {"val/elbo": elbo / n, "val/rate": rate / n, "val/distortion": distortion / n}
+        if means.shape[1]:
+            metrics["val/active_units"] = float(active_units(activity(first, second, n)).sum())
         self.log_dict(
             metrics, logger=False, sync_dist=True
         )  # for callbacks that watch a metric; equal on all ranks already
@@ -306,6 +309,13 @@ class VAEModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+
+
+def code_means(terms: Terms, num_images: int) -> Tensor:
+    """E_q(z|x)[z] ``[B, D]`` over all layers; ``[B, 0]`` unless it is known for each: a count of active units in some layers would pass for one in all."""
+    means = [layer.mean for layer in terms.layers]
+    known = [mean for mean in means if mean is not None]
+    return torch.cat(known, dim=-1) if len(known) == len(means) else torch.zeros(num_images, 0)
 
 
 def _all_gather(tensor: Tensor) -> list[Tensor]:

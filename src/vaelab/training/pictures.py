@@ -18,7 +18,7 @@ from vaelab.data.datamodule import ImageDataModule
 from vaelab.noise import Noise, Split, Stream
 from vaelab.training.loggers import log_picture, shows_pictures
 
-SAMPLES = 64
+COLUMNS, ROWS, MOST_ROWS = 8, 8, 16  # of the picture of samples
 PAIRS = 32
 TRAVERSED, TRAVERSAL_STEPS, TRAVERSAL_END = 10, 11, 3.0
 INTERPOLATIONS, INTERPOLATION_STEPS = 8, 12
@@ -52,11 +52,11 @@ class Artist:
         self.device, self.dtype = weight.device, weight.dtype
 
     @torch.no_grad()
-    def samples(self, n: int = SAMPLES) -> np.ndarray:
+    def samples(self, n: int = COLUMNS * ROWS) -> np.ndarray:
         """Means of p(x|z) at ``n`` samples of the prior ``[n, C, H, W]``, in [0, 1]; the first ones do not depend on ``n``."""
-        index = torch.arange(n)
+        index, labels = torch.arange(n), self.labels(n)
         eps = self.noise.image_normal(Stream.prior, Split.train, index, (self.model.prior_noise_dim,))
-        y = self._classes(index)
+        y = None if labels is None else labels.to(self.device)
         return np.concatenate(
             [
                 self._mean(
@@ -66,9 +66,16 @@ class Artist:
             ]
         )
 
-    def _classes(self, index: Tensor) -> Tensor | None:
-        """Labels for pictures that have none of their own, in turn; None where the model takes none."""
-        return (index % self.model.num_classes).to(self.device) if self.model.num_classes else None
+    def labels(self, n: int) -> Tensor | None:
+        """Labels of ``n`` samples ``[n]``, a class for each row of the picture in turn; None where the model takes none."""
+        if not self.model.num_classes:
+            return None
+        return torch.arange(n) // COLUMNS % self.model.num_classes
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the picture: eight rows, or a row for each class."""
+        return COLUMNS * max(ROWS, min(self.model.num_classes, MOST_ROWS))
 
     def _test_images(self, index: Tensor) -> Batch:
         batch = self.data.evaluation_batch("test", index)
@@ -161,17 +168,25 @@ class Artist:
         return self.data.protocol.to_unit(pixels.float()).cpu().numpy()
 
 
+#: whether the model is conditional on labels -> what its samples are
+SAMPLES_TITLE = {
+    False: "samples from the prior, means of p(x|z)",
+    True: "samples from the prior, means of p(x|z, y): a class a row",
+}
+
+
 def draw(artist: Artist, rows: list[dict[str, float]], best_step: int | None) -> dict[str, Figure]:
     """Every picture of a finished run, by the name of its file."""
-    codes = artist.codes()
+    codes, conditional = artist.codes(), artist.model.num_classes > 0
     pictures = {
-        "samples": figures.samples(artist.samples(), title="samples from the prior, means of p(x|z)"),
+        "samples": figures.samples(artist.samples(artist.num_samples), title=SAMPLES_TITLE[conditional]),
         "reconstructions": figures.reconstructions(*artist.reconstructions()),
         "traversal": artist.traversal(codes),
-        "interpolation": artist.interpolation(),
         "latents": artist.latents(codes),
         "learning_curves": figures.learning_curves(rows, best_step=best_step),
     }
+    if len(codes.means) > 1:
+        pictures["interpolation"] = artist.interpolation()
     if codes.means.shape[1] == 2:
         pictures["manifold"] = artist.manifold()
     return pictures
@@ -196,14 +211,14 @@ class TrackerPictures(L.Callback):
         was_training = pl_module.evaluated.training
         pl_module.evaluated.eval()
         artist = Artist(pl_module.evaluated, pl_module.data, pl_module.noise)
-        samples, (x, x_hat) = artist.samples(), artist.reconstructions()
+        samples, (x, x_hat) = artist.samples(artist.num_samples), artist.reconstructions()
         pl_module.evaluated.train(was_training)
         columns = min(8, len(x))
         rows = len(x) // columns
         pairs = np.stack(
             [a[: rows * columns].reshape(rows, columns, *x.shape[1:]) for a in (x, x_hat)], axis=1
         )
-        log_picture(loggers, "samples", tile(samples.reshape(8, 8, *x.shape[1:])), trainer.global_step)
+        log_picture(loggers, "samples", tile(samples.reshape(-1, COLUMNS, *x.shape[1:])), trainer.global_step)
         log_picture(
             loggers,
             "reconstructions",

@@ -51,6 +51,9 @@ class StepSettings:
         if self.ema_decay is not None:
             rule = "must be null or a number from 0 and below 1"
             number("optimizer.ema_decay", self.ema_decay, rule, lambda d: 0 <= d < 1)
+        if self.clip_norm is not None and self.skip_norm is not None and self.skip_norm <= self.clip_norm:
+            rule = f"must be above optimizer.clip_norm={self.clip_norm}, or nothing is ever clipped"
+            raise SettingError("optimizer.skip_norm", self.skip_norm, rule)
         for name in ("clip_norm", "skip_norm"):
             if (norm := getattr(self, name)) is not None and self.scaled:
                 raise SettingError(
@@ -74,7 +77,7 @@ class OptimisationStep:
         train_batch: (indices over all ranks, step, rows of this rank) -> batch.
         num_images: size of the training set.
         noise: of the run.
-        settings: accumulation and clipping.
+        settings: everything else that touches weights.
         rank, world_size: which of how many processes this is.
         averaged: a copy of the model that takes the moving average of its weights, or None.
     """
@@ -145,7 +148,7 @@ class OptimisationStep:
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate(step)
         norm, skipped = self._update(optimizer)
-        self._average()
+        self._average(step)
         return torch.cat([total, norm.view(1), skipped.view(1)])
 
     def _part(
@@ -204,11 +207,12 @@ class OptimisationStep:
         return torch.stack(shares).sum()
 
     @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averages a step towards the weights."""
+    def _average(self, step: int) -> None:
+        """Move the averages a step towards the weights: a longer one at first, so that the initial weights are forgotten."""
         if self.averages and self.settings.ema_decay is not None:
             averages, weights = zip(*self.averages, strict=True)
-            torch._foreach_lerp_(averages, weights, 1 - self.settings.ema_decay)  # pyright: ignore[reportPrivateImportUsage]
+            decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:
