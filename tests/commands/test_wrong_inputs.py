@@ -194,6 +194,24 @@ def test_one_wrong_setting(refused: Refused, typed: str) -> None:
         (("schedule=linear", "schedule.warmup_epochs=ten"), "schedule.warmup_epochs=ten: must be a number of epochs >= 0"),
         (("encoder=conv", "encoder.num_features=-1"), "encoder.num_features=-1: must be a positive integer"),
         (
+            ("trainer.precision=16-mixed", "trainer.accelerator=cpu"),
+            "trainer.precision=16-mixed: needs a GPU; bf16-mixed runs on a CPU, too",
+        ),
+        (
+            ("optimizer.clip_norm=10", "optimizer.skip_norm=10"),
+            "optimizer.skip_norm=10: must be above optimizer.clip_norm=10, or nothing is ever clipped",
+        ),
+        (
+            ("posterior=flow", "score.name=val/active_units"),
+            "score.name=val/active_units: counts only where q(z|x) of every layer has a known mean "
+            "(posterior=normal, full_normal or low_rank_normal with model=vae)",
+        ),
+        (
+            ("prior=mixture", "schedule=capacity"),
+            "schedule=capacity: needs the KL in closed form: |KL - C| of a noisy estimate says little of that of its mean; "
+            "use schedule=linear",
+        ),
+        (
             ("-m", "trainer.strategy=ddp"),
             "job 0: trainer.strategy=ddp: each of its processes would run the whole sweep (-m); "
             "use ddp_fork or one device, or start the runs one by one",
@@ -251,6 +269,16 @@ def test_a_typo_in_an_experiment_file(refused: Refused, tmp_path: Path) -> None:
     message = refused("train", *SMALL, "experiment=mine")
     assert message.startswith("latent_dmi=3: unknown setting, nobody would read it; a run has ")
     assert message.endswith("(did you mean 'latent_dim'?)")
+
+
+def test_a_part_of_an_experiment_file_that_its_model_does_not_take(refused: Refused, tmp_path: Path) -> None:
+    folder = tmp_path / "here" / "configs" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: ladder\n  - override /posterior: flow\n"
+    )
+    message = refused("train", *SMALL, "experiment=mine")
+    assert message.startswith("posterior=flow: LadderVAE makes its own posterior; it takes ")
 
 
 def test_a_damaged_data_file(

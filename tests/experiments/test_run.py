@@ -310,6 +310,24 @@ def test_precision_passes_through(compose: Compose, precision: str) -> None:
     assert {card.protocol.get("precision") for card in result.cards} == {named}
 
 
+def test_steps_that_were_skipped_are_said(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("data=digits", "trainer=cpu", "trainer.max_steps=3", "estimator.num_samples=0")
+    train(compose(*small, "optimizer.skip_norm=1e-9"))
+    assert "3 of 3 steps were skipped" in capsys.readouterr().out
+
+
+def test_a_single_test_image_leaves_out_the_picture_between_two(compose: Compose, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", train=x[:6], val=x[6:8], test=x[8:])
+    file = f"data.path={tmp_path / 'few.npz'}"
+    result = train(
+        compose("data=arrays", file, "trainer=cpu", "trainer.max_steps=2", "estimator.num_samples=0")
+    )
+    drawn = {path.stem for path in (result.directory / "figures").iterdir()}
+    assert "reconstructions" in drawn
+    assert "interpolation" not in drawn
+
+
 def test_one_repetition_cannot_tell_the_error_of_its_draw(compose: Compose) -> None:
     small = (
         "data=digits",

@@ -210,13 +210,13 @@ def build_trainer(parts: Parts) -> Trainer:
             callbacks=callbacks,
         )
 
-    # refused: an accelerator that is not there, a precision it does not know, ...
-    built = _built("trainer", settings, trainer)
-    precision = str(config["trainer"]["precision"])
-    if precision.startswith("16") and built.strategy.root_device.type == "cpu":
-        rule = "needs a GPU; bf16-mixed runs on a CPU, too"
+    precision, accelerator = str(config["trainer"]["precision"]), config["trainer"]["accelerator"]
+    no_gpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if precision.startswith("16") and (accelerator == "cpu" or (accelerator == "auto" and no_gpu)):
+        rule = "needs a GPU; bf16-mixed runs on a CPU, too"  # Lightning would take that in its place
         raise SettingError("trainer.precision", precision, rule)
-    return built
+    # refused: an accelerator that is not there, a precision it does not know, ...
+    return _built("trainer", settings, trainer)
 
 
 def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int) -> ChunkPlan:

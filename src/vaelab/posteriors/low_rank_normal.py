@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal
 
-from vaelab.errors import SettingError, integer
+from vaelab.errors import integer
 from vaelab.networks.layers import widened
 
 
@@ -60,7 +60,7 @@ class LowRankNormalPosterior(nn.Module):
         rank: r.
 
     Raises:
-        SettingError: the rank is no positive integer, or above D.
+        SettingError: the rank is no positive integer.
     """
 
     fast_density = True
@@ -68,9 +68,6 @@ class LowRankNormalPosterior(nn.Module):
     def __init__(self, num_features: int, latent_dim: int, rank: int = 2) -> None:
         super().__init__()
         self.rank = integer("posterior.rank", rank, 1)
-        if rank > latent_dim:
-            rule = f"must be at most latent_dim={latent_dim}; posterior=full_normal has every correlation"
-            raise SettingError("posterior.rank", rank, rule)
         self.latent_dim = latent_dim
         self.noise_dim = latent_dim + rank
         self.mean = nn.Linear(num_features, latent_dim)

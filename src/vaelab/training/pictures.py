@@ -182,11 +182,11 @@ def draw(artist: Artist, rows: list[dict[str, float]], best_step: int | None) ->
         "samples": figures.samples(artist.samples(artist.num_samples), title=SAMPLES_TITLE[conditional]),
         "reconstructions": figures.reconstructions(*artist.reconstructions()),
         "traversal": artist.traversal(codes),
-        "latents": artist.latents(codes),
         "learning_curves": figures.learning_curves(rows, best_step=best_step),
     }
-    if len(codes.means) > 1:
+    if len(codes.means) > 1:  # what one image has not got
         pictures["interpolation"] = artist.interpolation()
+        pictures["latents"] = artist.latents(codes)
     if codes.means.shape[1] == 2:
         pictures["manifold"] = artist.manifold()
     return pictures
