@@ -29,6 +29,8 @@ ROOMS = (
 #: what else it may build
 OTHERS = (
     "vaelab.data.ImageDataModule",
+    "vaelab.evidence.BoundEstimator",
+    "vaelab.evidence.ImportanceEstimator",
     "vaelab.training.EarlyStoppingAfterWarmup",
     "vaelab.training.TrackerPictures",
     "lightning.pytorch.Trainer",

@@ -167,6 +167,33 @@ class Noise:
             yield
 
 
+class ImageDraws:
+    """The random numbers of some images of a split, by purpose.
+
+    Args:
+        noise: of the run.
+        split: what ``index`` counts in.
+        index: the images ``[B]``, int64.
+        dtype: of normal numbers; uniform ones are float32.
+    """
+
+    def __init__(self, noise: Noise, split: Split, index: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        self._noise, self._split, self._index, self._dtype = noise, split, index, dtype
+
+    def __getitem__(self, images: slice) -> ImageDraws:
+        return ImageDraws(self._noise, self._split, self._index[images], self._dtype)
+
+    def normal(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:
+        """Standard normal numbers ``[B, *shape]``; ``purpose`` is the name of a :class:`Stream`."""
+        return self._noise.image_normal(
+            Stream[purpose], self._split, self._index, shape, repetition, self._dtype
+        )
+
+    def uniform(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:
+        """Uniform numbers in [0, 1) ``[B, *shape]``."""
+        return self._noise.image_uniform(Stream[purpose], self._split, self._index, shape, repetition)
+
+
 def _numpy(dtype: torch.dtype) -> type[np.float32] | type[np.float64]:
     return {torch.float32: np.float32, torch.float64: np.float64}[dtype]
 

@@ -64,7 +64,7 @@ def test_the_steps_do_not_depend_on_where_one_begins(start: int) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_ranks_count_every_image_exactly_once(world_size: int) -> None:
-    ranks = [IndexLoader(101, 10, rank, world_size) for rank in range(world_size)]
+    ranks = [IndexLoader(torch.arange(101), 10, rank, world_size) for rank in range(world_size)]
     seen = torch.cat([index for loader in ranks for index in loader])
     assert torch.equal(seen.sort().values, torch.arange(101))
     assert all(len(loader) == len(list(loader)) for loader in ranks)

@@ -20,7 +20,7 @@ FLOOR = 1 / 256 / 2  # half a grey level
 def test_the_bound_improves_and_sigma_stays_above_its_floor(compose: Compose, mnist_dir: Path) -> None:
     config = compose(
         "likelihood=gaussian", "data=mnist", f"paths.data_dir={mnist_dir}", "data.train_size=10000", "data.val_size=1000", "latent_dim=8",
-        "encoder.hidden=[64]", "decoder.hidden=[64]", "trainer=cpu", "trainer.max_epochs=6", "trainer.enable_progress_bar=false", "estimator.num_samples=0",
+        "encoder.hidden=[64]", "decoder.hidden=[64]", "trainer=cpu", "trainer.max_epochs=6", "trainer.enable_progress_bar=false", "estimator=elbo",
     )  # fmt: skip
     result = train(config)
     bounds = [row["val/elbo"] for row in read(result.directory / "metrics.csv") if "val/elbo" in row]

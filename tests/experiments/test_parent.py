@@ -19,7 +19,7 @@ from vaelab.training.checkpoints import file_digest
 
 Compose = Callable[..., dict[str, Any]]
 SMALL = ("data=digits", "data.train_size=200", "data.val_size=50", "encoder.hidden=[16]", "decoder.hidden=[16]", "latent_dim=3",
-         "trainer=cpu", "trainer.enable_progress_bar=false", "trainer.max_epochs=1", "estimator.num_samples=0")  # fmt: skip
+         "trainer=cpu", "trainer.enable_progress_bar=false", "trainer.max_epochs=1", "estimator=elbo")  # fmt: skip
 QUIET = ("trainer.enable_progress_bar=false",)
 
 

@@ -43,8 +43,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return train(config, Request(argv=("vae-train", *OVERRIDES), overrides=OVERRIDES))
 
 
-def options(result: Result, compose: Compose, config_name: str, **more: Any) -> dict[str, Any]:
-    return {**compose(f"run={result.directory}", config_name=config_name), **more}
+IMPORTANCE = {"_target_": "vaelab.evidence.ImportanceEstimator"}
+#: the estimator of the finished run
+QUICK = ("estimator=quick", "estimator.num_samples=50")
+
+
+def options(
+    result: Result, compose: Compose, config_name: str, *overrides: str, **more: Any
+) -> dict[str, Any]:
+    return {**compose(f"run={result.directory}", *overrides, config_name=config_name), **more}
 
 
 def test_the_run_directory_holds_everything(finished: Result) -> None:
@@ -145,8 +152,7 @@ def test_load_needs_neither_hydra_nor_lightning(finished: Result) -> None:
 def test_evaluating_again_gives_the_same_numbers(finished: Result, compose: Compose) -> None:
     before = read_cards(finished.directory / "evaluation.json")
     kept = (finished.directory / "per_image.npz").read_bytes()
-    smaller = {"num_samples": None, "repetitions": None, "max_rows": 700}
-    again = evaluate(options(finished, compose, "evaluate", estimator=smaller))
+    again = evaluate(options(finished, compose, "evaluate", *QUICK, "estimator.max_rows=700"))
     assert [card.value for card in again] == pytest.approx([card.value for card in before], rel=1e-6)
     assert len(read_cards(finished.directory / "evaluation.json")) == len(before), (
         "a comparable card is replaced"
@@ -155,7 +161,7 @@ def test_evaluating_again_gives_the_same_numbers(finished: Result, compose: Comp
 
 
 def test_evaluating_under_another_protocol_is_written_beside(finished: Result, compose: Compose) -> None:
-    cards = evaluate(options(finished, compose, "evaluate", binarize="threshold", seed=7))
+    cards = evaluate(options(finished, compose, "evaluate", *QUICK, binarize="threshold", seed=7))
     assert {card.protocol["binarize"] for card in cards} == {"threshold"}
     assert {card.protocol["evaluation_seed"] for card in cards} == {7}
     kept = {json.dumps(card.protocol) for card in read_cards(finished.directory / "evaluation.json")}
@@ -163,7 +169,7 @@ def test_evaluating_under_another_protocol_is_written_beside(finished: Result, c
 
 
 def test_evaluating_the_last_checkpoint_says_so(finished: Result, compose: Compose) -> None:
-    cards = evaluate(options(finished, compose, "evaluate", checkpoint="last"))
+    cards = evaluate(options(finished, compose, "evaluate", *QUICK, checkpoint="last"))
     assert {card.protocol["selected_by"] for card in cards} == {"last"}
 
 
@@ -173,8 +179,11 @@ def test_evaluating_the_last_checkpoint_says_so(finished: Result, compose: Compo
         ({"checkpoint": "first"}, r"checkpoint=first.*selected, best, last"),
         ({"seed": -1}, "seed=-1"),
         ({"binarize": "dynamical"}, "binarize=dynamical"),
-        ({"estimator": {"repetitions": 0}}, r"estimator\.repetitions=0"),
-        ({"estimator": {"num_samples": "abc"}}, r"estimator\.num_samples=abc"),
+        ({"estimator": {**IMPORTANCE, "repetitions": 0}}, r"estimator\.repetitions=0"),
+        ({"estimator": {**IMPORTANCE, "num_samples": "abc"}}, r"estimator\.num_samples=abc"),
+        ({"estimator": {**IMPORTANCE, "samples": 3}}, r"estimator\.samples=3: unknown"),
+        ({"split": "train"}, "split=train"),
+        ({"num_images": 361}, "num_images=361: must be at most 360"),
     ],
 )
 def test_evaluating_refuses(finished: Result, compose: Compose, wrong: dict[str, Any], names: str) -> None:
@@ -311,7 +320,7 @@ def test_precision_passes_through(compose: Compose, precision: str) -> None:
 
 
 def test_steps_that_were_skipped_are_said(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ("data=digits", "trainer=cpu", "trainer.max_steps=3", "estimator.num_samples=0")
+    small = ("data=digits", "trainer=cpu", "trainer.max_steps=3", "estimator=elbo")
     train(compose(*small, "optimizer.skip_norm=1e-9"))
     assert "3 of 3 steps were skipped" in capsys.readouterr().out
 
@@ -320,9 +329,7 @@ def test_a_single_test_image_leaves_out_the_picture_between_two(compose: Compose
     x = np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "few.npz", train=x[:6], val=x[6:8], test=x[8:])
     file = f"data.path={tmp_path / 'few.npz'}"
-    result = train(
-        compose("data=arrays", file, "trainer=cpu", "trainer.max_steps=2", "estimator.num_samples=0")
-    )
+    result = train(compose("data=arrays", file, "trainer=cpu", "trainer.max_steps=2", "estimator=elbo"))
     drawn = {path.stem for path in (result.directory / "figures").iterdir()}
     assert "reconstructions" in drawn
     assert "interpolation" not in drawn

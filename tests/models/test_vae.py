@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from oracles import D, Oracle
-from vaelab.evidence import bound, importance
-from vaelab.evidence.importance import ImportanceAccumulator
+from vaelab.evidence import RowLimit, bound_of, importance, streamed
 from vaelab.models import Terms, closed_form_kl
 from vaelab.objectives import ELBO
 from vaelab.posteriors import LogVarianceNormal, NormalPosterior
@@ -29,25 +28,28 @@ def test_the_bound_lies_below_the_evidence_by_the_kl_to_the_true_posterior() -> 
     oracle, exact = Oracle(exact=False), Oracle(exact=True)
     q, p = (o.model.infer(oracle.batch.x) for o in (oracle, exact))
     gap = torch.distributions.kl_divergence(q, p)
-    values = bound(oracle.model(oracle.batch, oracle.eps(20_000)), closed_form=True)
+    values = bound_of(oracle.model(oracle.batch, oracle.eps(20_000)), closed_form=True)
     assert values.elbo_variance is not None
     assert ((values.elbo - (oracle.log_px - gap)).abs() < 4.5 * values.elbo_variance.sqrt()).all()
     assert (gap > 0.01).all(), "the test would not see a missing term"
 
 
+def log_w(oracle: Oracle, num_samples: int, max_rows: int) -> Tensor:
+    eps = oracle.eps(num_samples)
+    return streamed(oracle.model, oracle.batch, eps, RowLimit(max_rows), lambda terms: terms.log_w)
+
+
 def test_importance_weighting_closes_the_gap() -> None:
     oracle = Oracle(exact=False)
-    one = bound(oracle.model(oracle.batch, oracle.eps(1000)), closed_form=True).elbo
-    estimate = importance(oracle.model, oracle.batch, oracle.eps(5000), max_rows=1000)
+    one = bound_of(oracle.model(oracle.batch, oracle.eps(1000)), closed_form=True).elbo
+    estimate = importance(log_w(oracle, 5000, max_rows=1000))
     error = (estimate.log_px - oracle.log_px).abs()
     assert (error < 4.5 * estimate.variance.sqrt() + 1e-12).all()
     assert (error < 0.1 * (oracle.log_px - one)).all()
 
 
 def test_the_error_of_the_estimate_is_that_of_the_mean_weight() -> None:
-    accumulator = ImportanceAccumulator()
-    accumulator.update(torch.tensor([[1.0], [3.0]], dtype=torch.float64).log())
-    estimate = accumulator.compute()
+    estimate = importance(torch.tensor([[1.0], [3.0]], dtype=torch.float64).log())
     # mean 2, variance 1: the mean of two has relative variance 1 / 2**2 / 2
     torch.testing.assert_close(estimate.variance, torch.tensor([0.125], dtype=torch.float64))
     torch.testing.assert_close(estimate.ess, torch.tensor([1.6], dtype=torch.float64))
@@ -55,8 +57,8 @@ def test_the_error_of_the_estimate_is_that_of_the_mean_weight() -> None:
 
 def test_importance_does_not_depend_on_the_parts_it_comes_in() -> None:
     oracle = Oracle(exact=False)
-    whole = importance(oracle.model, oracle.batch, oracle.eps(100), max_rows=10_000)
-    parts = importance(oracle.model, oracle.batch, oracle.eps(100), max_rows=7 * 13)
+    whole = importance(log_w(oracle, 100, max_rows=10_000))
+    parts = importance(log_w(oracle, 100, max_rows=7 * 13))
     for name in ("log_px", "ess", "variance"):
         torch.testing.assert_close(getattr(whole, name), getattr(parts, name), rtol=1e-12, atol=1e-12)
 
@@ -140,5 +142,5 @@ def test_terms_without_a_closed_form_take_the_rate_from_the_samples() -> None:
     (layer,) = terms.layers
     assert terms.has_closed_form_kl
     torch.testing.assert_close(terms.rate(closed_form=False), (layer.log_q - layer.log_p).mean(0))
-    sampled = bound(Terms(terms.log_px, terms.layers), closed_form=False)
+    sampled = bound_of(Terms(terms.log_px, terms.layers), closed_form=False)
     torch.testing.assert_close(sampled.elbo, terms.log_w.mean(0))

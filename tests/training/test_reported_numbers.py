@@ -92,8 +92,9 @@ def test_the_cards_are_the_bounds_with_beta_one_averaged_over_images(
         *objective,
     )
     file = tmp_path / "per_image.npz"
-    seconds = whole_run.test(parts, build_trainer(parts), file)
-    cards = {card.metric: card for card in whole_run.make_cards(parts, file, file, "last", seconds)}
+    seconds = whole_run.measure(parts, build_trainer(parts), file)
+    protocol = whole_run.make_protocol(parts, "last")
+    cards = {card.metric: card for card in whole_run.make_cards(parts, file, file, protocol, seconds)}
     noise = [
         Noise(5).image_normal(Stream.posterior, Split.test, torch.arange(TEST), (k, D), repetition)
         for repetition, k in enumerate((draws, K))
@@ -142,7 +143,7 @@ def test_weights_are_trained_in_training_mode_and_measured_in_evaluation_mode(
 
         getattr(parts.module, name).decoder.register_forward_pre_hook(note)
     trainer.fit(parts.module, datamodule=parts.data)
-    whole_run.test(parts, trainer, tmp_path / "per_image.npz")
+    whole_run.measure(parts, trainer, tmp_path / "per_image.npz")
     assert len({stage for _, stage, _ in seen}) == 3, "training, validation and test"
     assert {(name, training) for name, _, training in seen} == {("model", True), ("averaged", False)}
 

@@ -104,14 +104,15 @@ class ChunkLoader:
 
 
 class IndexLoader:
-    """Every index of a split exactly once over all ranks: rank r takes r, r + world_size, ...; nothing is padded.
+    """Every index exactly once over all ranks: rank r takes r, r + world_size, ...; nothing is padded.
 
-    >>> [i.tolist() for i in IndexLoader(5, 2, rank=1, world_size=2)]
+    >>> [i.tolist() for i in IndexLoader(torch.arange(5), 2, rank=1, world_size=2)]
     [[1, 3]]
     """
 
-    def __init__(self, num_images: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.batches: Sequence[Tensor] = torch.arange(rank, num_images, world_size).split(batch_size)
+    def __init__(self, index: Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        mine = index[rank::world_size]
+        self.batches: Sequence[Tensor] = mine.split(batch_size) if len(mine) else ()
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from typing import Protocol as TypingProtocol
@@ -19,6 +21,21 @@ from vaelab.data.protocol import protocol
 from vaelab.errors import SettingError, integer
 
 SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a test measures.
+
+    Attributes:
+        split: of which the images are.
+        index: of the images ``[N]``, int64; None = all of them.
+        batch_size: images a batch at most.
+    """
+
+    split: SplitName = "test"
+    index: Tensor | None = None
+    batch_size: int = sys.maxsize
 
 
 class NoiseSource(TypingProtocol):
@@ -89,6 +106,7 @@ class ImageDataModule(L.LightningDataModule):
         self.val_size, self.train_size = val_size, train_size
         self.images = images
         self.plan: ChunkPlan | None = None  #: where chunks end; set before training
+        self.tested = Tested()  #: set before a test of anything but the whole test split
         self._protocol_settings = {
             "support": support,
             "binarize": binarize,
@@ -137,10 +155,10 @@ class ImageDataModule(L.LightningDataModule):
         return ChunkLoader(self.plan, self.noise.order, lambda: self._running.global_step, self.device)
 
     def val_dataloader(self) -> IndexLoader:
-        return self._evaluation_loader("val")
+        return self._evaluation_loader(Tested("val"))
 
     def test_dataloader(self) -> IndexLoader:
-        return self._evaluation_loader("test")
+        return self._evaluation_loader(self.tested)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Indices go with their loader; pixels are fetched in the step."""
@@ -230,9 +248,10 @@ class ImageDataModule(L.LightningDataModule):
             purpose, source, self.noise_index(split, index), self.image_shape
         )
 
-    def _evaluation_loader(self, split: SplitName) -> IndexLoader:
+    def _evaluation_loader(self, tested: Tested) -> IndexLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return IndexLoader(self.size(split), self.eval_batch_size, rank, world_size)
+        index = torch.arange(self.size(tested.split)) if tested.index is None else tested.index
+        return IndexLoader(index, min(self.eval_batch_size, tested.batch_size), rank, world_size)
 
     @property
     def _running(self) -> L.Trainer:

@@ -1,22 +1,32 @@
 """Evidence: what is reported. Estimators of log p(x), each with its errors; everything in nats per image."""
 
-from vaelab.evidence.bound import BoundValues, bound
+from vaelab.evidence.bound import BoundEstimator, BoundValues, bound, bound_of
+from vaelab.evidence.draws import Draws
 from vaelab.evidence.estimates import Estimate, estimate, exact
-from vaelab.evidence.importance import ImportanceAccumulator, ImportanceEstimate, importance, low_ess_warning
+from vaelab.evidence.estimator import Estimator, Number
+from vaelab.evidence.importance import ImportanceEstimate, ImportanceEstimator, importance, low_ess_warning
 from vaelab.evidence.labels import GREY_BCE, NLL, RAW_DENSITY, label
+from vaelab.evidence.streaming import RowLimit, streamed
 
 __all__ = [
     "GREY_BCE",
     "NLL",
     "RAW_DENSITY",
+    "BoundEstimator",
     "BoundValues",
+    "Draws",
     "Estimate",
-    "ImportanceAccumulator",
+    "Estimator",
     "ImportanceEstimate",
+    "ImportanceEstimator",
+    "Number",
+    "RowLimit",
     "bound",
+    "bound_of",
     "estimate",
     "exact",
     "importance",
     "label",
     "low_ess_warning",
+    "streamed",
 ]

@@ -1,70 +1,81 @@
-"""The importance-weighted estimate of log p(x), with its error and its effective sample size."""
+"""The importance-weighted estimate of log p(x), with its error, its effective sample size and a hint at its bias."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaelab.batch import Batch
-from vaelab.evidence.estimates import exact
+from vaelab.errors import integer
+from vaelab.evidence.bound import BoundEstimator
+from vaelab.evidence.draws import Draws
+from vaelab.evidence.estimates import estimate, exact
+from vaelab.evidence.estimator import Estimator, Number
+from vaelab.evidence.streaming import RowLimit, streamed
+from vaelab.models.terms import Terms
+
+#: under this effective sample size the delta method's error bar means little
+LOW_ESS = 100
+#: numbers of samples that the K-curve shows
+CURVE = (1, 10, 100, 1_000, 5_000)
 
 
 @dataclass(frozen=True)
 class ImportanceEstimate:
-    """L_K = log 1/K sum_k w_k of B images.
+    """L_K = log 1/K sum_k w_k of B images (Burda et al. 2016).
 
     Attributes:
         log_px: L_K ``[B]``, float64, nats. Its expectation is at most log p(x): a stochastic lower bound.
         ess: effective sample size (sum w)^2 / sum w^2 ``[B]``, from 1 to K.
         variance: variance of L_K by its own noise ``[B]``, by the delta method: 1/ESS - 1/K. Too small where the effective sample size is small.
+        bias_hint: L_K - L_{K/2} ``[B]``, L_{K/2} averaged over the disjoint halves of the same weights; None for K = 1. Where the
+            variance of the weights is finite the bias of L_K is about minus as much (Maddison et al. 2017, proposition 1).
+        curve: L_k ``[B]`` of smaller k and of K, each averaged over the disjoint blocks of k of the same weights: along divisors, never decreasing.
         num_samples: K.
     """
 
     log_px: Tensor
     ess: Tensor
     variance: Tensor
+    bias_hint: Tensor | None
     num_samples: int
+    curve: Mapping[int, Tensor] = field(default_factory=dict)
 
 
-class ImportanceAccumulator:
-    """Takes log-weights in parts along K and keeps three numbers an image, in float64: memory does not grow with K.
+def importance(log_w: Tensor, curve: Sequence[int] = CURVE) -> ImportanceEstimate:
+    """The estimate from all log-weights of some images.
 
-    >>> import torch
-    >>> accumulator = ImportanceAccumulator()
-    >>> for part in (torch.zeros(3, 2), torch.zeros(1, 2)):
-    ...     accumulator.update(part)
-    >>> accumulator.compute().log_px.round(decimals=12)
-    tensor([0., 0.], dtype=torch.float64)
+    Args:
+        log_w: log p(x, z) - log q(z|x) ``[K, B]``.
+        curve: the k that the curve is asked for; those above K are left out.
+
+    >>> estimate = importance(torch.tensor([[1.0], [3.0]]).log())
+    >>> estimate.log_px.exp().item(), round(estimate.ess.item(), 6), round(estimate.curve[1].item(), 6)
+    (2.0, 1.6, 0.549306)
     """
+    weights = exact(log_w)
+    k = len(weights)
+    log_sum = weights.logsumexp(0)
+    ess = (2 * log_sum - (2 * weights).logsumexp(0)).exp().clamp(1, k)
+    log_px = log_sum - math.log(k)
+    return ImportanceEstimate(
+        log_px=log_px,
+        ess=ess,
+        variance=(1 / ess - 1 / k).clamp(min=0),
+        bias_hint=log_px - blocks(weights, k // 2) if k > 1 else None,
+        num_samples=k,
+        curve={**{size: blocks(weights, size) for size in curve if size < k}, k: log_px},
+    )
 
-    def __init__(self) -> None:
-        self._log_sum: Tensor | None = None  # log sum w
-        self._log_sum_squares: Tensor | None = None  # log sum w^2
-        self._count = 0
 
-    def update(self, log_w: Tensor) -> None:
-        """Add log-weights ``[k, B]``."""
-        weights = exact(log_w)
-        log_sum, log_sum_squares = weights.logsumexp(0), (2 * weights).logsumexp(0)
-        if self._log_sum is not None and self._log_sum_squares is not None:
-            log_sum = torch.logaddexp(self._log_sum, log_sum)
-            log_sum_squares = torch.logaddexp(self._log_sum_squares, log_sum_squares)
-        self._log_sum, self._log_sum_squares = log_sum, log_sum_squares
-        self._count += len(weights)
-
-    def compute(self) -> ImportanceEstimate:
-        if self._log_sum is None or self._log_sum_squares is None:
-            raise ValueError("no log-weights were given")
-        ess = (2 * self._log_sum - self._log_sum_squares).exp()
-        return ImportanceEstimate(
-            log_px=self._log_sum - math.log(self._count),
-            ess=ess,
-            variance=(1 / ess - 1 / self._count).clamp(min=0),
-            num_samples=self._count,
-        )
+def blocks(log_w: Tensor, size: int) -> Tensor:
+    """L_size ``[B]``: the mean over the disjoint blocks of ``size`` that the log-weights ``[K, B]`` hold; what is left over is not used."""
+    whole = log_w[: len(log_w) // size * size].unflatten(0, (-1, size))
+    return (whole.logsumexp(1) - math.log(size)).mean(0)
 
 
 def low_ess_warning(ess: Tensor, threshold: float, share: float = 0.01) -> str | None:
@@ -81,17 +92,59 @@ def low_ess_warning(ess: Tensor, threshold: float, share: float = 0.01) -> str |
     return f"effective sample size under {threshold:g} on {below:.0%} of the images: lower bound, the error bar does not cover log p(x)"
 
 
-@torch.no_grad()
-def importance(model: nn.Module, batch: Batch, eps: Tensor, max_rows: int) -> ImportanceEstimate:
-    """L_K of a batch, streamed: the decoder never sees more than ``max_rows`` samples at once.
+class ImportanceEstimator(Estimator):
+    """-log p(x) by K importance samples from q(z|x), beside the bound.
 
     Args:
-        model: (batch, eps) -> :class:`vaelab.models.Terms`.
-        batch: B images.
-        eps: all the noise ``[K, B, noise_dim]``.
-        max_rows: bound on k * B of a part; at least B.
+        num_samples: K.
+        repetitions: samples an image that the bound is averaged over; others than the K.
+        max_rows: samples that the decoder sees at once. The noise of an image, K times its latent dimensions, and its K log-weights are kept whole.
+
+    Raises:
+        SettingError: a setting that is not a positive integer.
     """
-    accumulator = ImportanceAccumulator()
-    for part in eps.split(max(1, max_rows // eps.shape[1])):
-        accumulator.update(model(batch, part).log_w)
-    return accumulator.compute()
+
+    name = "importance"
+
+    def __init__(self, num_samples: int = 5_000, repetitions: int = 8, max_rows: int = 25_000) -> None:
+        self.num_samples = integer("estimator.num_samples", num_samples, 1)
+        self.limit = RowLimit(max_rows)
+        self.bound = BoundEstimator(repetitions, max_rows)
+        self.images_at_once = min(self.bound.images_at_once, max(1, max_rows // num_samples))
+
+    def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        eps = draws.normal("posterior", (self.num_samples, model.noise_dim), repetition=1).transpose(0, 1)
+        found = importance(streamed(model, batch, eps, self.limit, _log_w))
+        columns = {"log_px": found.log_px, "log_px_variance": found.variance, "ess": found.ess}
+        if found.bias_hint is not None:
+            columns["bias_hint"] = found.bias_hint
+        columns |= {f"log_px_{k}": values for k, values in found.curve.items()}
+        return {**self.bound(model, batch, draws), **columns}
+
+    def numbers(self, columns: Mapping[str, Tensor]) -> list[Number]:
+        ess, hint = columns["ess"], columns.get("bias_hint")
+        # K samples cannot have an effective size above K
+        warning = low_ess_warning(ess, min(LOW_ESS, self.num_samples / 2))
+        number = Number(
+            metric="nll",
+            estimate=estimate(-columns["log_px"], columns["log_px_variance"]),
+            estimator=self.name,
+            num_samples=self.num_samples,
+            is_evidence=True,
+            ess=ess,
+            bias_hint=None if hint is None else hint.mean().item(),
+            curve={
+                k: -columns[f"log_px_{k}"].mean().item()
+                for k in sorted({*CURVE, self.num_samples})
+                if k <= self.num_samples
+            },
+            warning=warning,
+        )
+        return [*self.bound.numbers(columns), number]
+
+    def without_evidence(self) -> Estimator:
+        return self.bound
+
+
+def _log_w(terms: Terms) -> Tensor:
+    return exact(terms.log_w)

@@ -25,11 +25,11 @@ from vaelab.data.chunks import ChunkPlan
 from vaelab.data.datamodule import ImageDataModule
 from vaelab.data.own import settled
 from vaelab.errors import SettingError
-from vaelab.evidence import NLL, label
+from vaelab.evidence import NLL, Estimator, label
 from vaelab.experiments.initial import take_weights, train_only
 from vaelab.experiments.parent import Parent
 from vaelab.noise import Noise
-from vaelab.training import AtomicCheckpointIO, EvaluationSettings, StepSettings, Trainer, VAEModule
+from vaelab.training import AtomicCheckpointIO, StepSettings, Trainer, VAEModule
 from vaelab.training.module import code_means
 from vaelab.training.rates import learning_rate
 
@@ -109,18 +109,14 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     step_settings = replace(step_settings, learning_rate=rate)
     data.plan = plan
     name = label(support, data.protocol.is_binary, data.protocol.dequantize)
-    estimator = config["estimator"]
+    estimator: Estimator = build(config["estimator"], "estimator")
     module = VAEModule(
         model,
         build_objective(config, model, plan.steps_per_epoch),
         lambda parameters: build(_settled(optimizer, parameters), "optimizer", params=parameters),
         noise,
         step_settings=step_settings,
-        test_settings=EvaluationSettings(
-            num_samples=estimator["num_samples"] if name == NLL else 0,
-            repetitions=estimator["repetitions"],
-            max_rows=estimator["max_rows"],
-        ),
+        estimator=estimator if name == NLL else estimator.without_evidence(),
         config=config,
         log_every_n_steps=trainer["log_every_n_steps"],
         val_check_interval=trainer["val_check_interval"],
@@ -206,6 +202,7 @@ def build_trainer(parts: Parts) -> Trainer:
             enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            inference_mode=False,  # annealed importance sampling takes gradients in a test
             plugins=[AtomicCheckpointIO()],
             callbacks=callbacks,
         )

@@ -11,10 +11,8 @@ import numpy as np
 import torch
 
 from vaelab.data.protocol import Protocol
-from vaelab.evidence import NLL, Estimate, estimate, low_ess_warning
+from vaelab.evidence import NLL, Estimator, Number
 from vaelab.runs import Card
-
-LOW_ESS = 100  # below it the delta method's error bar means little
 
 
 def protocol_record(
@@ -55,73 +53,57 @@ def likelihood_name(config: Mapping[str, Any]) -> str:
 
 
 def cards(
-    values: Mapping[str, np.ndarray],
+    columns: Mapping[str, np.ndarray],
+    estimator: Estimator,
     *,
     split: str,
-    num_samples: int,
     protocol: dict[str, Any],
     num_pixels: int,
     checkpoint: str,
     seconds: float,
     warning: str | None = None,
 ) -> list[Card]:
-    """The cards of a test.
+    """The cards of a measurement.
 
     Args:
-        values: of each image, from :class:`vaelab.training.VAEModule`.
+        columns: values of each image.
+        estimator: that made them.
         split: ``test`` or ``val``.
-        num_samples: K of the importance-weighted estimate, if ``values`` hold one.
         protocol: from :func:`protocol_record`.
         num_pixels: C * H * W.
         checkpoint: SHA-256 of the weights' file.
         seconds: what it took.
         warning: a sentence that goes on every card.
     """
-    columns = {name: torch.from_numpy(column) for name, column in values.items()}
-    is_nll = protocol["label"] == NLL
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
 
-    def card(metric: str, e: Estimate, estimator: str, k: int, **more: Any) -> Card:
+    def card(number: Number) -> Card:
+        e, ess = number.estimate, number.ess
+        sentences = [sentence for sentence in (warning, number.warning) if sentence]
+        discrete = protocol["label"] == NLL and (number.is_evidence or number.metric == "elbo")
+        sign = -1 if number.metric == "elbo" else 1
         return Card(
-            metric=metric, value=e.value, se_images=e.se_images, se_mc=e.se_mc, units="nats", split=split, num_images=e.num_images,
-            estimator=estimator, num_samples=k, protocol=protocol, checkpoint=checkpoint, seconds=seconds,
-            **{"warning": warning, **more},
-        )  # fmt: skip
+            metric=number.metric,
+            value=e.value,
+            se_images=e.se_images,
+            se_mc=e.se_mc,
+            units="nats",
+            split=split,
+            num_images=e.num_images,
+            estimator=number.estimator,
+            num_samples=number.num_samples,
+            protocol={**protocol, **number.settings},
+            checkpoint=checkpoint,
+            seconds=seconds,
+            ess_median=None if ess is None else ess.median().item(),
+            ess_min=None if ess is None else ess.min().item(),
+            bias_hint=number.bias_hint,
+            curve=None if number.curve is None else {str(k): value for k, value in number.curve.items()},
+            warning="; ".join(sentences) or None,
+            bits_per_dim=bits_per_dim(sign * e.value, protocol, num_pixels) if discrete else None,
+        )
 
-    out = []
-    for metric in ("elbo", "rate", "distortion"):
-        variance = columns.get(f"{metric}_variance")
-        if (
-            metric == "rate"
-            and protocol["kl"] == "closed_form"
-            and variance is not None
-            and not variance.any()
-        ):
-            variance = None  # nothing was drawn for it
-        e = estimate(columns[metric], variance)
-        bits = (
-            {"bits_per_dim": bits_per_dim(-e.value, protocol, num_pixels)}
-            if metric == "elbo" and is_nll
-            else {}
-        )
-        out.append(card(metric, e, "elbo", 1, **bits))
-    if is_nll and "log_px" in columns:
-        e = estimate(-columns["log_px"], columns["log_px_variance"])
-        ess = columns["ess"]
-        low = low_ess_warning(ess, min(LOW_ESS, num_samples / 10))
-        sentences = [s for s in (warning, low) if s]
-        out.append(
-            card(
-                "nll",
-                e,
-                "importance",
-                num_samples,
-                ess_median=ess.median().item(),
-                ess_min=ess.min().item(),
-                warning="; ".join(sentences) or None,
-                bits_per_dim=bits_per_dim(e.value, protocol, num_pixels),
-            )
-        )
-    return out
+    return [card(number) for number in estimator.numbers(tensors)]
 
 
 def bits_per_dim(nll: float, protocol: Mapping[str, Any], num_pixels: int) -> float:

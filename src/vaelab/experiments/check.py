@@ -35,6 +35,7 @@ BUILT = (
     "objective",
     "schedule",
     "optimizer",
+    "estimator",
     "trainer",
 )
 #: settings of what has no ``_target_``, whose arguments :func:`vaelab.build.build` would look at; "" = the root
@@ -44,7 +45,6 @@ KNOWN = {
         "engine",
         "logger",
         "callbacks",
-        "estimator",
         "paths",
         "seed",
         "latent_dim",
@@ -56,7 +56,6 @@ KNOWN = {
         "train_only",
     ),
     "engine": ("chunk_steps",),
-    "estimator": ("num_samples", "repetitions", "max_rows"),
     "paths": ("log_dir", "data_dir"),
     "score": ("name", "mode"),
     "checkpoints": ("every_n_steps",),
@@ -67,9 +66,6 @@ LOGGERS = {"none": ("name",), "wandb": ("name", "project", "entity", "group")}  
 INTEGERS = {
     "latent_dim": 1,
     "engine.chunk_steps": 1,
-    "estimator.num_samples": 0,
-    "estimator.repetitions": 1,
-    "estimator.max_rows": 1,
     "optimizer.accumulate": 1,
     "trainer.log_every_n_steps": 1,
     "trainer.check_val_every_n_epoch": 1,

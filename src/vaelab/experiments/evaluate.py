@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
-from datetime import datetime
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
+from torch import Tensor
 
+from vaelab.build import build
+from vaelab.data.datamodule import Tested
 from vaelab.data.protocol import BINARIZE
-from vaelab.errors import SettingError, choice, integer
+from vaelab.errors import RunFailed, SettingError, choice, integer
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.experiments.cards import fallback_warning, selected_by
+from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_process
 from vaelab.experiments.screen import quiet_lightning
-from vaelab.experiments.train import draw_pictures, load_weights, make_cards, test
+from vaelab.experiments.train import (
+    PER_IMAGE,
+    draw_pictures,
+    load_weights,
+    make_cards,
+    make_protocol,
+    measure,
+)
 from vaelab.noise import Noise
 from vaelab.runs import Card, RunDirectory, read_cards, read_manifest, read_yaml, write_cards
 from vaelab.runs.cards import comparable, table
+from vaelab.training import TestProgress
+from vaelab.training.checkpoints import file_digest
 from vaelab.training.pictures import Artist
 
 CHECKPOINTS = ("selected", "best", "last")
+SPLITS = ("test", "val")
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,7 @@ class Stored:
         checkpoint: which.
         selected_by: how that was chosen, for the card.
         warning: what stands on every card of this run.
+        asked_for: the estimator's name.
     """
 
     run: RunDirectory
@@ -42,34 +62,53 @@ class Stored:
     checkpoint: Path
     selected_by: str
     warning: str | None
+    asked_for: str
 
 
 def evaluate(options: dict[str, Any]) -> list[Card]:
-    """Measure the test set with a run's weights and put the cards beside those that are there.
+    """Measure a run's weights and put the cards beside those that are there.
+
+    The values of single images lie in ``evaluations/<estimator>_<split>_<digest>/``, the digest over all that they depend on: an evaluation that was
+    interrupted goes on where it stopped, and one that is there is not made again.
 
     Args:
-        options: ``run``, ``checkpoint``, ``seed``, ``binarize``, ``estimator``, ``trainer`` (None = the run's), ``paths``.
+        options: ``run``, ``checkpoint``, ``split``, ``num_images``, ``seed``, ``binarize``, ``estimator``, ``trainer`` (None = the run's), ``paths``.
 
     Returns:
-        the new cards. A card that another one can be compared with replaces it; per-image values go to a folder of their own.
+        the new cards. A card that another one can be compared with replaces it.
+
+    Raises:
+        SettingError: an option that no evaluation could follow; nothing was written.
+        RunFailed: it was interrupted; what is done is kept.
     """
     check_evaluation(options)
     stored = _open(options)
-    if stored.parts.module.test_settings.num_samples == 0:
-        print(f"no importance-weighted estimate: a number labelled {stored.parts.label} is no log-likelihood")
-    folder = _fresh_folder(stored.run.path / "evaluations")
-    trainer = build_trainer(stored.parts)
-    seconds = test(stored.parts, trainer, folder / "per_image.npz")
-    new = make_cards(
-        stored.parts, folder / "per_image.npz", stored.checkpoint, stored.selected_by, seconds, stored.warning
-    )
-    changes = _changes(options, stored)
-    new = [replace(card, protocol={**card.protocol, **changes}) for card in new]
+    parts, split = stored.parts, options["split"]
+    parts.data.tested = Tested(split, _images(options["num_images"], parts.data.size(split), split))
+    if parts.module.estimator.name != stored.asked_for:
+        print(f"no estimate of log p(x): a number labelled {parts.label} is no log-likelihood", flush=True)
+    protocol = make_protocol(parts, stored.selected_by)
+    if (seed := parts.module.noise.seed) != parts.config["seed"]:
+        protocol["evaluation_seed"] = seed
+    folder = stored.run.path / "evaluations" / _folder_name(stored, protocol)
+    cards_file = folder / "cards.json"
+    if cards_file.is_file():
+        print("measured already")
+        new = read_cards(cards_file)
+    else:
+        trainer = build_trainer(parts)
+        trainer.callbacks.append(TestProgress())  # pyright: ignore[reportAttributeAccessIssue]
+        with _one_of_several_processes(stored.run), _interruptible(folder):
+            seconds = measure(parts, trainer, folder / PER_IMAGE)
+            if not is_main_process():
+                return []
+        new = make_cards(parts, folder / PER_IMAGE, stored.checkpoint, protocol, seconds, stored.warning)
+        write_cards(cards_file, new)
     old = read_cards(stored.run.evaluation_file) if stored.run.evaluation_file.is_file() else []
     kept = [card for card in old if all(comparable(card, other) for other in new)]
     write_cards(stored.run.evaluation_file, [*kept, *new])
     Console().print(table(new))
-    print(f"{stored.run.evaluation_file}\n{folder / 'per_image.npz'}")
+    print(f"{stored.run.evaluation_file}\n{folder / PER_IMAGE}")
     return new
 
 
@@ -107,10 +146,10 @@ def check_evaluation(options: dict[str, Any]) -> None:
         integer("seed", options["seed"], 0)
     if options.get("binarize") is not None:
         choice("binarize", options["binarize"], BINARIZE)
-    for key, least in (("num_samples", 0), ("repetitions", 1), ("max_rows", 1)):
-        value = options.get("estimator", {}).get(key)
-        if value is not None:
-            integer(f"estimator.{key}", value, least)
+    if "split" in options:
+        choice("split", options["split"], SPLITS)
+    if options.get("num_images") is not None:
+        integer("num_images", options["num_images"], 1)
 
 
 def _open(options: dict[str, Any]) -> Stored:
@@ -120,9 +159,9 @@ def _open(options: dict[str, Any]) -> Stored:
     manifest = read_manifest(run)
     config["paths"] = {**config["paths"], "data_dir": options["paths"]["data_dir"]}
     config["callbacks"] = {}
-    for group in ("estimator", "trainer"):
-        changed = {key: value for key, value in options.get(group, {}).items() if value is not None}
-        config[group] = {**config[group], **changed}
+    changed = {key: value for key, value in options.get("trainer", {}).items() if value is not None}
+    config["trainer"] = {**config["trainer"], **changed}
+    config["estimator"] = options.get("estimator", config["estimator"])
     if options.get("binarize") is not None:
         config["data"]["binarize"] = options["binarize"]
     by_score = run.best_checkpoint.is_file()
@@ -137,16 +176,55 @@ def _open(options: dict[str, Any]) -> Stored:
     parts.module.evaluated.eval()
     data = manifest["data"]
     warning = fallback_warning(data["requested"], data["actual"]) if data["fallback_reason"] else None
-    return Stored(run, parts, checkpoint, selected_by(config, which == "best"), warning)
+    asked_for = build(config["estimator"], "estimator").name
+    return Stored(run, parts, checkpoint, selected_by(config, which == "best"), warning, asked_for)
 
 
-def _changes(options: dict[str, Any], stored: Stored) -> dict[str, Any]:
-    """What differs from the run's own settings and is not in the protocol already."""
-    seed = options["seed"]
-    return {} if seed is None or seed == stored.parts.config["seed"] else {"evaluation_seed": seed}
+def _images(num_images: int | None, size: int, split: str) -> Tensor | None:
+    """The first so many images of a split; None = all."""
+    if size == 0:
+        raise SettingError("split", split, "the run has no validation images (data.val_size=0)")
+    if num_images is None:
+        return None
+    if num_images > size:
+        raise SettingError("num_images", num_images, f"must be at most {size}, the images of split={split}")
+    return torch.arange(num_images)
 
 
-def _fresh_folder(parent: Path) -> Path:
-    folder = parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    folder.mkdir(parents=True)
-    return folder
+def _folder_name(stored: Stored, protocol: dict[str, Any]) -> str:
+    """A name that two evaluations share if and only if they have to give the same values."""
+    parts = stored.parts
+    settings = {key: value for key, value in parts.config["estimator"].items() if key != "max_rows"}
+    index = parts.data.tested.index
+    depends_on = {
+        "weights": file_digest(stored.checkpoint),
+        "protocol": protocol,
+        "estimator": settings,
+        "images": None if index is None else len(index),
+    }
+    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{parts.module.estimator.name}_{parts.data.tested.split}_{digest}"
+
+
+@contextmanager
+def _one_of_several_processes(run: RunDirectory) -> Iterator[None]:
+    """Inside, ranks that Lightning starts by running the command again know that they are not the first."""
+    if not is_main_process():
+        yield
+        return
+    os.environ[RUN_DIRECTORY] = str(run.path.resolve())
+    try:
+        yield
+    finally:
+        os.environ.pop(RUN_DIRECTORY)
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        status, text = interruption(error)
+        raise RunFailed(
+            f"interrupted by {text}; the same command goes on from what is done, in {folder}", status
+        ) from error

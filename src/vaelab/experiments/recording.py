@@ -43,16 +43,19 @@ def recorded(run: RunDirectory) -> Iterator[Ending]:
         yield ending
     except BaseException as error:
         with _no_second_ctrl_c():
-            # Lightning turns Ctrl-C and SIGTERM into kinds of SystemExit.
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            asked = type(error).__name__ == "SIGTERMException"
-            status = (TERMINATED if asked else CTRL_C) if interrupted else 1
-            text = ("SIGTERM" if asked else "Ctrl-C") if interrupted else _one_line(error)
+            status, text = interruption(error) if interrupted else (1, _one_line(error))
             _end(run, ending, Status.INTERRUPTED if interrupted else Status.FAILED, status, text)
         if interrupted:
             raise RunFailed(f"interrupted by {text}; {_what_is_left(run)}", status) from error
         raise RunFailed(f"the run failed: {text}; the traceback is in {run.console_file}") from error
     _end(run, ending, Status.COMPLETED, 0, None)
+
+
+def interruption(error: BaseException) -> tuple[int, str]:
+    """Exit status and name of what interrupted a run. Lightning turns Ctrl-C and SIGTERM into kinds of SystemExit."""
+    asked = type(error).__name__ == "SIGTERMException"
+    return (TERMINATED, "SIGTERM") if asked else (CTRL_C, "Ctrl-C")
 
 
 def _end(run: RunDirectory, ending: Ending, status: Status, exit_status: int, error: str | None) -> None:

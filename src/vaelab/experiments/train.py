@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from vaelab.training import (
     Callback,
     Checkpoints,
     MetricsFile,
+    PerImageParts,
     RunProgress,
     Trainer,
     VAEModule,
@@ -142,15 +143,34 @@ def _fit_and_test(parts: Parts, trainer: Trainer, run: RunDirectory) -> tuple[Ch
     trainer.fit(module, datamodule=parts.data)
     step = checkpoints.read_back()
     load_weights(module, checkpoints.selected)
-    return checkpoints, step, test(parts, trainer, run.path / PER_IMAGE)
+    return checkpoints, step, measure(parts, trainer, run.path / PER_IMAGE)
 
 
-def test(parts: Parts, trainer: Trainer, per_image: Path) -> float:
-    """Measure the module's weights on the test set; rank 0 writes the per-image values. Returns the seconds it took."""
-    parts.module.results_file = per_image
-    started = time.perf_counter()
-    trainer.test(parts.module, datamodule=parts.data, verbose=False)
-    return time.perf_counter() - started
+def measure(parts: Parts, trainer: Trainer, per_image: Path) -> float:
+    """Measure what the data module says is tested by the module's estimator; what every rank does.
+
+    The main process leaves the values of all images at ``per_image``; those that are found in the folder of parts beside it,
+    ``per_image/``, are not measured again.
+
+    Returns:
+        the wall-clock seconds that the measurement took.
+    """
+    module, data = parts.module, parts.data
+    results = PerImageParts(per_image.with_suffix(""))
+    tested = data.tested
+    index = torch.arange(data.size(tested.split)) if tested.index is None else tested.index
+    earlier = results.read()
+    if earlier:
+        index = index[~torch.isin(index, torch.from_numpy(earlier["index"]).long())]
+        print(f"{len(earlier['index'])} images are measured already, {len(index)} are left", flush=True)
+    data.tested = replace(tested, index=index, batch_size=module.estimator.images_at_once)
+    module.results = results
+    if len(index):
+        try:
+            trainer.test(module, datamodule=data, verbose=False)
+        finally:
+            results.flush()
+    return results.merge(per_image) / trainer.world_size if is_main_process() else 0.0
 
 
 def load_weights(module: VAEModule, checkpoint: Path) -> None:
@@ -281,16 +301,24 @@ def _cards(
     how = selected_by(parts.config, checkpoints.best_score is not None)
     replaced = request.fallback_reason is not None
     warning = fallback_warning(request.requested_data, parts.data.dataset) if replaced else None
-    numbers = make_cards(parts, run.path / PER_IMAGE, checkpoints.selected, how, seconds, warning)
+    protocol = make_protocol(parts, how)
+    numbers = make_cards(parts, run.path / PER_IMAGE, checkpoints.selected, protocol, seconds, warning)
     write_cards(run.evaluation_file, numbers)
     return numbers
+
+
+def make_protocol(parts: Parts, selected_by: str) -> dict[str, Any]:
+    """The protocol of a measurement of these parts, for their cards."""
+    closed_form = parts.module.objective.traits.closed_form_kl
+    record = protocol_record(parts.config, parts.data.protocol, parts.label, closed_form, selected_by)
+    return {**record, "data": parts.data.identity}
 
 
 def make_cards(
     parts: Parts,
     per_image: Path,
     checkpoint: Path,
-    selected_by: str,
+    protocol: dict[str, Any],
     seconds: float,
     warning: str | None = None,
 ) -> list[Card]:
@@ -303,15 +331,11 @@ def make_cards(
         raise FloatingPointError(
             f"the bound of {lost} of {len(values['elbo'])} images is not finite: {advice}"
         )
-    closed_form = parts.module.objective.traits.closed_form_kl
     return cards(
         values,
-        split="test",
-        num_samples=parts.module.test_settings.num_samples,
-        protocol={
-            **protocol_record(parts.config, parts.data.protocol, parts.label, closed_form, selected_by),
-            "data": parts.data.identity,
-        },
+        parts.module.estimator,
+        split=parts.data.tested.split,
+        protocol=protocol,
         num_pixels=int(np.prod(parts.data.image_shape)),
         checkpoint=file_digest(checkpoint),
         seconds=seconds,

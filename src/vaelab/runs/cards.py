@@ -41,6 +41,8 @@ class Card:
         checkpoint: SHA-256 of the weights.
         seconds: wall-clock time of the estimate.
         bits_per_dim: the value in bits per dimension, where the data is discrete.
+        bias_hint: L_K - L_{K/2}, nats: about how far the estimate still lies from where more samples would take it.
+        curve: k -> the same number from k samples of the same weights.
     """
 
     metric: str
@@ -59,6 +61,8 @@ class Card:
     ess_min: float | None = None
     warning: str | None = None
     bits_per_dim: float | None = None
+    bias_hint: float | None = None
+    curve: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,7 +84,16 @@ class Card:
             raise ValueError("protocol is not a record")
         floats = {
             name: float(content[name])  # "nan" and "inf" are stored as text
-            for name in ("value", "se_images", "se_mc", "seconds", "ess_median", "ess_min", "bits_per_dim")
+            for name in (
+                "value",
+                "se_images",
+                "se_mc",
+                "seconds",
+                "ess_median",
+                "ess_min",
+                "bits_per_dim",
+                "bias_hint",
+            )
             if content.get(name) is not None
         }
         counts = {name: int(content[name]) for name in ("num_images", "num_samples")}

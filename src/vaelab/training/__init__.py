@@ -4,9 +4,10 @@ from lightning.pytorch import Callback, Trainer
 
 from vaelab.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from vaelab.training.loggers import MetricsFile, close_wandb, open_wandb
-from vaelab.training.module import EvaluationSettings, VAEModule
+from vaelab.training.module import VAEModule
+from vaelab.training.per_image import PerImageParts
 from vaelab.training.pictures import TrackerPictures, draw
-from vaelab.training.progress import RunProgress
+from vaelab.training.progress import RunProgress, TestProgress
 from vaelab.training.step import OptimisationStep, StepSettings
 from vaelab.training.stopping import EarlyStoppingAfterWarmup
 
@@ -15,11 +16,12 @@ __all__ = [
     "Callback",
     "Checkpoints",
     "EarlyStoppingAfterWarmup",
-    "EvaluationSettings",
     "MetricsFile",
     "OptimisationStep",
+    "PerImageParts",
     "RunProgress",
     "StepSettings",
+    "TestProgress",
     "TrackerPictures",
     "Trainer",
     "VAEModule",

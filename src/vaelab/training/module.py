@@ -5,37 +5,20 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
 from vaelab.data.chunks import Chunk, ChunkPlan
 from vaelab.data.datamodule import ImageDataModule, SplitName
-from vaelab.evidence import BoundValues, bound, exact, importance
+from vaelab.evidence import BoundEstimator, Estimator, bound_of, exact
 from vaelab.latents import active_units, activity
 from vaelab.models import Terms
-from vaelab.noise import Noise, Split, Stream
+from vaelab.noise import ImageDraws, Noise, Split
+from vaelab.training.per_image import PerImageParts
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How the test set is measured.
-
-    Attributes:
-        num_samples: K of the importance-weighted estimate; 0 makes none.
-        repetitions: samples an image over which the bound is averaged.
-        max_rows: most samples that the decoder sees at once.
-    """
-
-    num_samples: int = 100
-    repetitions: int = 8
-    max_rows: int = 25_000
 
 
 class VAEModule(L.LightningModule):
@@ -50,7 +33,7 @@ class VAEModule(L.LightningModule):
         optimizer: parameters -> optimizer.
         noise: of the run.
         step_settings: of the optimisation step.
-        test_settings: how the test set is measured.
+        estimator: measures the test set.
         config: the resolved configuration, primitives only; goes into every checkpoint.
         log_every_n_steps: optimizer steps between two entries in the loggers, or an epoch where that is shorter.
         val_check_interval: optimizer steps between two validations; None = at the end of each epoch.
@@ -64,7 +47,7 @@ class VAEModule(L.LightningModule):
         noise: Noise,
         *,
         step_settings: StepSettings = StepSettings(),
-        test_settings: EvaluationSettings = EvaluationSettings(),
+        estimator: Estimator | None = None,
         config: dict[str, Any] | None = None,
         log_every_n_steps: int = 50,
         val_check_interval: int | None = None,
@@ -80,15 +63,14 @@ class VAEModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.noise = noise
         self.step_settings = step_settings
-        self.test_settings = test_settings
+        self.estimator = estimator if estimator is not None else BoundEstimator()
         self.config = config if config is not None else {}
         self.log_every_n_steps = log_every_n_steps
         self.val_check_interval = val_check_interval
         self.latest: dict[str, float] = {}  #: last value of every metric, for progress bars
-        #: where rank 0 writes the per-image values of a test, an ``.npz``
-        self.results_file: Path | None = None
         self.skipped_steps = 0  #: of this fit, as far as logged
-        self.test_values: dict[str, np.ndarray] = {}
+        #: where the per-image values of a test go
+        self.results: PerImageParts | None = None
         self._eps: dict[tuple[str, int], Tensor] = {}
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -200,7 +182,7 @@ class VAEModule(L.LightningModule):
     def validation_step(self, index: Tensor, batch_idx: int) -> None:
         batch = self.data.evaluation_batch("val", index)
         terms = self.evaluated(batch, self._fixed_noise("val", 1)[:, index].to(batch.x))
-        values = bound(terms, terms.has_closed_form_kl)
+        values = bound_of(terms, terms.has_closed_form_kl)
         sums = torch.stack([values.elbo.sum(), values.rate.sum(), values.distortion.sum()]).cpu()
         self._val_sums += torch.cat([sums, torch.tensor([float(len(index))], dtype=torch.float64)])
         self._means.append(exact(code_means(terms, len(index))))
@@ -224,50 +206,18 @@ class VAEModule(L.LightningModule):
 
     def on_test_start(self) -> None:
         self.data.move_to(self.device, next(self.model.parameters()).dtype)
-        self._test_parts: list[dict[str, Tensor]] = []
 
     def test_step(self, index: Tensor, batch_idx: int) -> None:
-        settings = self.test_settings
-        batch = self.data.evaluation_batch("test", index)
-        eps = self._image_noise("test", index, settings.repetitions, repetition=0)
-        values = self._bound(batch, eps)
-        columns = {
-            "index": index.double(),
-            "elbo": values.elbo,
-            "rate": values.rate,
-            "distortion": values.distortion,
-        }
-        for name in ("elbo_variance", "rate_variance", "distortion_variance"):  # one draw cannot tell
-            if (variance := getattr(values, name)) is not None:
-                columns[name] = variance
-        if settings.num_samples > 0:
-            eps = self._image_noise("test", index, settings.num_samples, repetition=1)
-            weighted = importance(self.evaluated, batch, eps.to(batch.x), settings.max_rows)
-            columns |= {"log_px": weighted.log_px, "log_px_variance": weighted.variance, "ess": weighted.ess}
-        self._test_parts.append({name: column.detach().cpu().double() for name, column in columns.items()})
+        assert self.results is not None
+        started, split = time.perf_counter(), self.data.tested.split
+        batch = self.data.evaluation_batch(split, index)
+        columns = self.estimator(self.evaluated, batch, self._draws(split, index))
+        self.results.add(index, columns, time.perf_counter() - started)
 
     def on_test_epoch_end(self) -> None:
-        names = list(self._test_parts[0])
-        mine = torch.stack([torch.cat([part[name] for part in self._test_parts]) for name in names], dim=1)
-        everything = self._gather(mine)
-        order = everything[:, 0].argsort()
-        self.test_values = {name: everything[order, i].numpy() for i, name in enumerate(names)}
-        self._test_parts = []
-        if self.trainer.is_global_zero and self.results_file is not None:
-            np.savez_compressed(self.results_file, allow_pickle=False, **self.test_values)
-
-    def _bound(self, batch: Any, eps: Tensor) -> BoundValues:
-        terms = self.evaluated(batch, eps.to(batch.x))
-        return bound(terms, terms.has_closed_form_kl)
-
-    def _gather(self, rows: Tensor) -> Tensor:
-        """The rows ``[n, V]`` of all ranks; ranks may hold different numbers of them."""
-        if self.trainer.world_size == 1:
-            return rows
-        counts = [int(n) for n in _all_gather(torch.tensor([len(rows)], device=self._sum_device))]
-        padded = torch.zeros(max(counts), rows.shape[1], dtype=torch.float64, device=self._sum_device)
-        padded[: len(rows)] = rows.to(self._sum_device)
-        return torch.cat([part[:n].cpu() for part, n in zip(_all_gather(padded), counts, strict=True)])
+        assert self.results is not None
+        self.results.flush()
+        self.trainer.strategy.barrier()  # rank 0 reads what the others have written
 
     # -- what both share -----------------------------------------------------------------------------------------------
 
@@ -302,10 +252,12 @@ class VAEModule(L.LightningModule):
         return self._eps[key]
 
     def _image_noise(self, split: SplitName, index: Tensor, num_samples: int, repetition: int) -> Tensor:
-        source = Split.test if split == "test" else Split.train
-        keys = self.data.noise_index(split, index)
         shape = (num_samples, self.model.noise_dim)
-        return self.noise.image_normal(Stream.posterior, source, keys, shape, repetition).transpose(0, 1)
+        return self._draws(split, index).normal("posterior", shape, repetition).transpose(0, 1)
+
+    def _draws(self, split: SplitName, index: Tensor) -> ImageDraws:
+        source = Split.test if split == "test" else Split.train
+        return ImageDraws(self.noise, source, self.data.noise_index(split, index))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
@@ -316,9 +268,3 @@ def code_means(terms: Terms, num_images: int) -> Tensor:
     means = [layer.mean for layer in terms.layers]
     known = [mean for mean in means if mean is not None]
     return torch.cat(known, dim=-1) if len(known) == len(means) else torch.zeros(num_images, 0)
-
-
-def _all_gather(tensor: Tensor) -> list[Tensor]:
-    gathered = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(gathered, tensor)
-    return gathered

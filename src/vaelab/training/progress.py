@@ -51,19 +51,7 @@ class RunProgress(ProgressBar):
         console = Console(file=self._screen or sys.stdout)
         if not self._enabled or not console.is_terminal:
             return
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            auto_refresh=False,  # no thread that takes turns with the matrix products
-        )
+        self._progress = _bar(console)
         plan = _module(pl_module).plan
         self._task = self._progress.add_task(
             "step", total=plan.num_steps, completed=trainer.global_step, numbers=""
@@ -113,6 +101,57 @@ class RunProgress(ProgressBar):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class TestProgress(L.Callback):
+    """A bar over the images of a test; nothing where the screen is no terminal."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        console = Console()
+        if not (console.is_terminal and trainer.is_global_zero):
+            return
+        self._progress = _bar(console)
+        sizes = [len(index) for index in _module(pl_module).data.test_dataloader()]
+        self._task = self._progress.add_task("images", total=sum(sizes), numbers="")
+        self._progress.start()
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, advance=len(batch), refresh=True)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        auto_refresh=False,  # no thread that takes turns with the matrix products
+    )
 
 
 def _module(pl_module: L.LightningModule) -> VAEModule:
