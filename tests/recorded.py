@@ -27,7 +27,7 @@ def card_of(values, **changes):
     return dataclasses.replace(BLANK, **{**known, **changes})
 
 
-def a_run(logs, name, cards, *, val=-100.0, num_val=50, config=None, score=None, **per_image):
+def a_run(logs, name, cards, *, val: float | None = -100.0, num_val=50, config=None, score=None, **per_image):
     """A completed run; ``per_image`` are the columns of its ``per_image.npz``."""
     run = RunDirectory.create(logs, name)
     start_manifest(

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from vaelab.errors import SettingError
 from vaelab.runs import metrics
-from vaelab.runs.cards import Card, printable, read_cards
+from vaelab.runs.cards import Card, printable, read_cards, typed
 from vaelab.runs.directory import RunDirectory
 from vaelab.runs.files import read_yaml
 from vaelab.runs.manifest import read_manifest
@@ -220,7 +220,7 @@ def _heading(ranking: Ranking) -> str:
     """The protocol of a group's test numbers."""
     if ranking.protocol is None:
         return "no test number yet"
-    return "  ".join(f"{key}={value}" for key, value in ranking.protocol.items())
+    return "  ".join(f"{key}={typed(value)}" for key, value in ranking.protocol.items())
 
 
 def _table(ranking: Ranking) -> Table:
