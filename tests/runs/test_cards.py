@@ -30,13 +30,54 @@ def test_cards_read_back_equal_and_the_file_is_that_of_the_design(tmp_path):
     assert content["schema"] == 1
     assert set(content["cards"][0]) == {
         "metric", "value", "se_images", "se_mc", "units", "split", "num_images", "estimator", "num_samples",
-        "ess_median", "ess_min", "bits_per_dim", "warning", "protocol", "checkpoint", "seconds",
+        "ess_median", "ess_min", "bits_per_dim", "bias_hint", "curve", "warning", "protocol", "checkpoint", "seconds",
     }  # fmt: skip
+
+
+CURVE = {"1": -101.2, "10": -98.4, "100": -97.12, "1000": -96.55, "5000": -96.31}
+
+
+def test_the_k_curve_and_the_hint_read_back_and_older_files_have_neither(tmp_path):
+    path = tmp_path / "evaluation.json"
+    card = dataclasses.replace(NLL, bias_hint=0.031, curve={"1": float("-inf"), "100": -98.5})
+    write_cards(path, [card])
+    assert read_cards(path) == [card]
+    older = {k: v for k, v in NLL.to_dict().items() if k not in ("bias_hint", "curve")}
+    path.write_text(json.dumps({"schema": 1, "cards": [older]}))
+    assert read_cards(path) == [NLL]
+
+
+def test_the_table_shows_ess_and_the_k_curve_in_the_order_of_k_on_80_columns():
+    card = dataclasses.replace(
+        NLL, num_samples=5000, ess_median=4321.4, bits_per_dim=0.18, curve={"20": -98.0, **CURVE}
+    )
+    lines = shown([ELBO, card], 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.split()[:1] == ["nll"])
+    assert row.split()[-4:] == ["importance", "5000", "4321", "nll"]
+    text = " ".join(" ".join(lines).split())
+    assert "K-curve 1: -101.20 10: -98.40 20: -98.00 100: -97.12 1000: -96.55 5000: -96.31" in text
+    (line,) = [
+        x for x in shown([ELBO, dataclasses.replace(card, curve=CURVE)], 80).splitlines() if "K-curve" in x
+    ]
+    assert " ".join(line.split()) == "K-curve 1: -101.20 10: -98.40 100: -97.12 1000: -96.55 5000: -96.31"
+    assert "ESS" not in shown([ELBO], 80)
+
+
+def test_two_k_curves_say_whose_they_are():
+    cards = [dataclasses.replace(NLL, num_samples=k, curve={"1": -101.0}) for k in (100, 5000)]
+    text = shown(cards, 80)
+    assert "K-curve (importance, K=100) 1: -101.00" in text
+    assert "K-curve (importance, K=5000) 1: -101.00" in text
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
+        ({"cards": [{**ELBO.to_dict(), "curve": [1.0]}]}, "curve is not a record"),
+        ({"cards": [{**ELBO.to_dict(), "curve": {"many": 1.0}}]}, "curve is not a record"),
+        ({"cards": [{**ELBO.to_dict(), "curve": {"1": "high"}}]}, "cannot be read"),
+        ({"cards": [{**ELBO.to_dict(), "bias_hint": {}}]}, "cannot be read"),
         ({"schema": 2}, "schema 1"),
         ({"cards": {}}, "schema 1"),
         ({"cards": [{**ELBO.to_dict(), "valeu": 1}]}, "unknown fields: valeu"),

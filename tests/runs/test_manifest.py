@@ -108,8 +108,9 @@ def test_a_status_keeps_its_start_and_one_line_of_the_error(tmp_path):
 
 def test_runs_and_its_command_answer_without_torch():
     code = (
-        "import sys, vaelab.runs, vaelab.runs.table, vaelab.commands.runs as c; c.main([sys.argv[1]]);"
-        "print([m for m in ('torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib') if m in sys.modules])"
+        "import sys, vaelab.runs, vaelab.runs.difference, vaelab.runs.side_by_side, vaelab.commands.runs as c;"
+        "c.main([sys.argv[1]]); c.main([sys.argv[1], '--metric', 'nll']);"
+        "print([m for m in ('torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, "."], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

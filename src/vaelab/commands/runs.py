@@ -3,43 +3,88 @@
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vaelab.commands.environment import load_env_file
 from vaelab.errors import SettingError, nearest
 
+if TYPE_CHECKING:
+    from vaelab.runs.selection import Selection
+
+
+SELECTING = ("metric", "split", "estimator", "num_samples")  # the fields of runs.selection.Selection
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table and return the exit status: 0, or 2 for a directory that does not exist."""
-    parser = argparse.ArgumentParser(
-        prog="vae-runs",
-        description="Table of runs, ranked by their validation score among runs that were measured alike.",
-    )
-    parser.add_argument(
-        "directories", nargs="*", metavar="DIR", help="run directories or folders of them (default: logs)"
-    )
-    parser.add_argument("--json", action="store_true", help="the same content as JSON")
-    arguments = parser.parse_args(argv)
+    """Print a table and return the exit status: 0, or 2 for what is not there and for numbers that cannot be compared."""
+    arguments = _parser().parse_args(argv)
     try:
         load_env_file()
-    except SettingError as error:
-        print(f"vae-runs: {error}", file=sys.stderr)
-        return 2
-    directories = [Path(d) for d in arguments.directories or [os.environ.get("VAELAB_LOG_DIR") or "logs"]]
-    try:
+        if problem := _misplaced(arguments):
+            print(f"vae-runs: {problem}", file=sys.stderr)
+            return 2
+        if arguments.diff is not None:
+            return _diff(arguments)
+        directories = [Path(d) for d in arguments.directories or [os.environ.get("VAELAB_LOG_DIR") or "logs"]]
         for directory in directories:
             _check(directory)
-        return _print(directories, as_json=arguments.json)
+        return _tables(directories, arguments)
     except SettingError as error:
-        print(f"vae-runs: {error}", file=sys.stderr)
+        # it may quote what a file holds
+        print("".join(c if c.isprintable() else "�" for c in f"vae-runs: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # `vae-runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vae-runs",
+        description="Table of runs, ranked by their validation score among runs that were measured alike.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "directories", nargs="*", metavar="DIR", help="run directories or folders of them (default: logs)"
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="the cards of one metric (nll, elbo, ...) side by side, in blocks that can be compared",
+    )
+    parser.add_argument(
+        "--diff",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two runs: settings that differ, and B - A of each number with its error",
+    )
+    parser.add_argument("--split", metavar="NAME", help="only cards of this split: test, val")
+    parser.add_argument(
+        "--estimator", metavar="NAME", help="only cards by this estimator: importance, ais, ..."
+    )
+    parser.add_argument("--num-samples", metavar="K", type=int, help="only cards with this number of samples")
+    parser.add_argument(
+        "--force", action="store_true", help="show numbers that cannot be compared, in separate blocks"
+    )
+    parser.add_argument("--json", action="store_true", help="the same content as JSON")
+    return parser
+
+
+def _misplaced(arguments: argparse.Namespace) -> str | None:
+    """What an option says that no table follows here."""
+    if arguments.diff is not None and arguments.directories:
+        return f"--diff takes two runs, and {arguments.directories[0]} is another one"
+    if arguments.diff is None and arguments.metric is None:
+        given = [name for name in SELECTING if getattr(arguments, name) is not None]
+        given += ["force"] * arguments.force
+        if given:
+            return f"--{given[0].replace('_', '-')} goes with --metric NAME or --diff A B"
+    return None
 
 
 def _check(directory: Path) -> None:
@@ -58,18 +103,65 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def _print(directories: Sequence[Path], *, as_json: bool) -> int:
+def _tables(directories: Sequence[Path], arguments: argparse.Namespace) -> int:
+    """The runs below ``directories``: ranked in one table for each protocol, or one metric of theirs."""
     from vaelab.runs import table  # rich costs 0.1 s: not for --help
-    from vaelab.runs.directory import find_runs
+    from vaelab.runs.directory import find_runs, is_run
 
     found = {run.path.resolve(): table.read_row(run, root) for root in directories for run in find_runs(root)}
-    rankings = table.rank(found.values())
-    if as_json:
-        print(json.dumps(table.as_json(rankings), indent=2, ensure_ascii=False))
-    elif not found:
-        print(f"No runs in {', '.join(map(str, directories))}.")
+    rows = list(found.values())
+    if arguments.metric is None:
+        rankings = table.rank(rows)
+        return _show(
+            table.as_json(rankings), table.render(rankings) if rows else _none(directories), arguments
+        )
+
+    from vaelab.runs import side_by_side
+
+    if not rows:
+        return _show({"shared": {}, "blocks": [], "without": []}, _none(directories), arguments)
+    selection = _selection(arguments)
+    names = [row.name for row in rows]
+    if len({*names}) < len(names):  # runs of one name in several folders
+        rows = [dataclasses.replace(row, name=str(row.path)) for row in rows]
+    blocks = side_by_side.blocks(rows, selection)
+    # a folder is asked for whatever is in it, a run for its number
+    named = {path.resolve() for path in directories if is_run(path)}
+    if len(named) > 1 and not arguments.force:
+        side_by_side.refuse_mixture([row for row in rows if row.path.resolve() in named], selection)
+    without = [row.name for row in rows if not selection.of(row.cards)]
+    return _show(side_by_side.as_json(blocks, without), side_by_side.render(blocks, without), arguments)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from vaelab.runs import difference, table
+    from vaelab.runs.directory import RunDirectory
+
+    a, b = (table.read_row(RunDirectory.open(path, "--diff")) for path in arguments.diff)
+    comparison = difference.compare(a, b, _selection(arguments), force=arguments.force)
+    content = difference.as_json(comparison, force=arguments.force)
+    return _show(content, difference.render(comparison, force=arguments.force), arguments)
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    from vaelab.runs.selection import Selection
+
+    return Selection(**{name: getattr(arguments, name) for name in SELECTING})
+
+
+def _none(directories: Sequence[Path]) -> str:
+    return f"No runs in {', '.join(map(str, directories))}."
+
+
+def _show(content: Any, screen: Any, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        from vaelab.runs.files import to_json
+
+        print(to_json(content, "vae-runs --json"))
+    elif isinstance(screen, str):
+        print(screen)
     else:
         from rich.console import Console
 
-        Console(highlight=False).print(table.render(rankings))
+        Console(highlight=False).print(screen)
     return 0

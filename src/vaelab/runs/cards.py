@@ -4,6 +4,7 @@ schema 1.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,8 @@ from vaelab.errors import SettingError
 from vaelab.runs.files import read_json, write_json
 
 SCHEMA = 1
+MEASURED = ("metric", "units", "split", "num_images", "estimator", "num_samples")
+FLOATS = ("value", "se_images", "se_mc", "seconds", "ess_median", "ess_min", "bits_per_dim", "bias_hint")
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,13 @@ class Card:
         checkpoint: SHA-256 of the weights.
         seconds: wall-clock time of the estimate.
         bits_per_dim: the value in bits per dimension, where the data is discrete.
-        bias_hint: L_K - L_{K/2}, nats: about how far the estimate still lies from where more samples would take it.
-        curve: k -> the same number from k samples of the same weights.
+        bias_hint: L_K - L_{K/2}, nats: what the bound still gains by doubling K. An importance-weighted bound
+            rises with K towards log p(x), and by ever less, so a hint that is not small says that the value
+            is short of it by more than its errors tell. None without such a bound.
+        curve: the K-curve, K (written out, as JSON has only text for keys) -> the same number from K samples
+            of the same weights. None without such a bound.
+        kl: ``closed_form`` or ``monte_carlo``: how the rate in the number was taken. Both have the same
+            expectation, so that it is no part of the protocol.
     """
 
     metric: str
@@ -63,6 +71,7 @@ class Card:
     bits_per_dim: float | None = None
     bias_hint: float | None = None
     curve: dict[str, float] | None = None
+    kl: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,21 +91,14 @@ class Card:
             raise ValueError(f"missing fields: {', '.join(missing)}")
         if not isinstance(content["protocol"], dict):
             raise ValueError("protocol is not a record")
-        floats = {
+        floats: dict[str, Any] = {
             name: float(content[name])  # "nan" and "inf" are stored as text
-            for name in (
-                "value",
-                "se_images",
-                "se_mc",
-                "seconds",
-                "ess_median",
-                "ess_min",
-                "bits_per_dim",
-                "bias_hint",
-            )
+            for name in FLOATS
             if content.get(name) is not None
         }
         counts = {name: int(content[name]) for name in ("num_images", "num_samples")}
+        if content.get("curve") is not None:
+            floats["curve"] = _curve(content["curve"])
         return cls(**{**content, **floats, **counts})
 
 
@@ -129,13 +131,16 @@ def comparable(a: Card, b: Card) -> list[str]:
     >>> comparable(a, dataclasses.replace(a, value=-99.0, num_samples=5, protocol={"binarize": "dynamic"}))
     ['num_samples', 'protocol.binarize']
     """
-    names = ("metric", "units", "split", "num_images", "estimator", "num_samples")
-    differing = [name for name in names if getattr(a, name) != getattr(b, name)]
-    keys = sorted(set(a.protocol) | set(b.protocol))
-    absent = object()  # a key with the value None differs from no key
-    return differing + [
-        f"protocol.{k}" for k in keys if a.protocol.get(k, absent) != b.protocol.get(k, absent)
-    ]
+    x, y = measurement(a), measurement(b)
+    names = [*MEASURED, *sorted({*x, *y} - {*MEASURED})]
+    # a key with the value None differs from no key
+    return [name for name in names if name not in x or name not in y or x[name] != y[name]]
+
+
+def measurement(card: Card) -> dict[str, Any]:
+    """Everything that two cards must share to be compared, by the names that :func:`comparable` gives."""
+    protocol = {f"protocol.{key}": card.protocol[key] for key in sorted(card.protocol)}
+    return {**{name: getattr(card, name) for name in MEASURED}, **protocol}
 
 
 def table(cards: Sequence[Card], title: str = "number card") -> Table:
@@ -148,11 +153,11 @@ def table(cards: Sequence[Card], title: str = "number card") -> Table:
         name for name in ("split", "num_images", "units") if len({getattr(card, name) for card in cards}) == 1
     ]
     heading = " · ".join([title, *(_shared(name, getattr(cards[0], name)) for name in common)])
-    warned = [card for card in cards if card.warning]
+    below = [*_curves(cards), *(_warning(card) for card in cards if card.warning)]
     grid = Table(
         title=Text(printable(heading), style="bold"),
         title_justify="left",
-        caption=Text("\n").join(_warning(card) for card in warned) if warned else None,
+        caption=Text("\n").join(below) if below else None,
         caption_justify="left",
         caption_style="",
         box=box.SIMPLE_HEAD,
@@ -163,14 +168,16 @@ def table(cards: Sequence[Card], title: str = "number card") -> Table:
     columns: list[tuple[str, str, list[str]]] = [
         ("metric", "left", [_name(card, common) for card in cards]),
         ("value", "right", [f"{card.value:.2f}" for card in cards]),
-        ("± images", "right", [_error(card.se_images) for card in cards]),
-        ("± mc", "right", [_error(card.se_mc) for card in cards]),
+        ("± images", "right", [plus_minus(card.se_images) for card in cards]),
+        ("± mc", "right", [plus_minus(card.se_mc) for card in cards]),
         ("estimator", "left", [card.estimator for card in cards]),
         ("K", "right", [str(card.num_samples) for card in cards]),
         ("label", "left", [str(card.protocol.get("label", "")) for card in cards]),
     ]
+    if any(card.ess_median is not None for card in cards):
+        columns.insert(6, ("ESS", "right", [size(card.ess_median) for card in cards]))
     if "num_images" not in common:
-        columns.insert(6, ("images", "right", [str(card.num_images) for card in cards]))
+        columns.insert(-1, ("images", "right", [str(card.num_images) for card in cards]))
     if any(card.bits_per_dim is not None for card in cards):
         bits = ["" if card.bits_per_dim is None else f"{card.bits_per_dim:.3f}" for card in cards]
         columns.insert(4, ("bits/dim", "right", bits))
@@ -186,6 +193,25 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
+def typed(value: object) -> str:
+    """A value of a configuration or a protocol as one would type it: ``null``, ``true``, ``[0.0, 1.0]``, text
+    as it is.
+
+    >>> [typed(value) for value in (None, True, 0.001, "none", [0.0, 1.0])]
+    ['null', 'true', '0.001', 'none', '[0.0, 1.0]']
+    """
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def plus_minus(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"± {value:.{digits}f}"
+
+
+def size(ess: float | None) -> str:
+    """An effective sample size, from 1 to K: decimals only where they say something."""
+    return "" if ess is None else f"{ess:.1f}" if ess < 99.95 else f"{ess:.0f}"
+
+
 def _shared(name: str, value: object) -> str:
     """A value that all cards share, as the heading shows it."""
     if name == "num_images":
@@ -198,8 +224,22 @@ def _name(card: Card, common: list[str]) -> str:
     return " ".join(parts) + ("" if "units" in common or card.units == "nats" else f" ({card.units})")
 
 
-def _error(value: float | None) -> str:
-    return "" if value is None else f"± {value:.2f}"
+def _curve(content: Any) -> dict[str, float]:
+    if not isinstance(content, dict) or not all(k.isdecimal() and int(k) > 0 for k in content):
+        raise ValueError("curve is not a record of K -> estimate")
+    return {k: float(value) for k, value in content.items()}
+
+
+def _curves(cards: Sequence[Card]) -> list[Text]:
+    """One line for each card with a K-curve, which says whose it is where there are several."""
+    drawn = [card for card in cards if card.curve]
+    lines = []
+    for card in drawn:
+        whose = f" ({card.estimator}, K={card.num_samples})" if len(drawn) > 1 else ""
+        points = sorted((card.curve or {}).items(), key=lambda point: int(point[0]))
+        values = "  ".join(f"{k}: {value:.2f}" for k, value in points)
+        lines.append(Text.assemble((f"K-curve{printable(whose)} ", "bold"), values))
+    return lines
 
 
 def _warning(card: Card) -> Text:

@@ -47,10 +47,12 @@ def write_json(path: Path, value: Any) -> None:
     """Strict JSON, indented. Non-finite floats become the strings ``"nan"``, ``"inf"``, ``"-inf"``
     (``float()`` reads them).
     """
-    write_atomically(
-        path,
-        json.dumps(_strict(value, Path(path).name), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-    )
+    write_atomically(path, to_json(value, Path(path).name) + "\n")
+
+
+def to_json(value: Any, name: str) -> str:
+    """The text of :func:`write_json`; ``name`` is what an error calls the whole."""
+    return json.dumps(_strict(value, name), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def write_yaml(path: Path, value: Any) -> None:

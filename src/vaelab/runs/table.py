@@ -18,7 +18,7 @@ from rich.text import Text
 
 from vaelab.errors import SettingError
 from vaelab.runs import metrics
-from vaelab.runs.cards import Card, printable, read_cards
+from vaelab.runs.cards import Card, printable, read_cards, typed
 from vaelab.runs.directory import RunDirectory
 from vaelab.runs.files import read_yaml
 from vaelab.runs.manifest import read_manifest
@@ -159,7 +159,7 @@ def differences(rows: Sequence[Row]) -> list[str]:
     texts = [" ".join(o for o in t.values() if o not in shared) for t in typed]
     if any(texts):
         return texts
-    flat = [{k: v for k, v in _flatten(row.config).items() if not _quiet(k)} for row in rows]
+    flat = [{k: v for k, v in flatten(row.config).items() if not _quiet(k)} for row in rows]
     readable = [f for f in flat if f]
     names = sorted({k for f in readable for k in f if any(f.get(k) != g.get(k) for g in readable)})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -220,7 +220,7 @@ def _heading(ranking: Ranking) -> str:
     """The protocol of a group's test numbers."""
     if ranking.protocol is None:
         return "no test number yet"
-    return "  ".join(f"{key}={value}" for key, value in ranking.protocol.items())
+    return "  ".join(f"{key}={typed(value)}" for key, value in ranking.protocol.items())
 
 
 def _table(ranking: Ranking) -> Table:
@@ -305,12 +305,12 @@ def _time(value: Any) -> float | None:
         return None
 
 
-def _flatten(config: Any, prefix: str = "", depth: int = 20) -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "", depth: int = 20) -> dict[str, Any]:
     if not isinstance(config, dict) or depth == 0:
         return {prefix: config}
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key), depth - 1))
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key), depth - 1))
     return flat
 
 
