@@ -289,10 +289,10 @@ def test_the_refusal_names_the_fields_of_the_two_most_similar_cards_of_each_metr
     far = dataclasses.replace(NLL, estimator="ais", num_samples=64, protocol=STATIC)
     near = dataclasses.replace(NLL, num_samples=5000)
     elbo = dataclasses.replace(NLL, metric="elbo", estimator="elbo", num_samples=1)
-    other = dataclasses.replace(elbo, protocol={**PROTOCOL, "kl": "monte_carlo"})
+    other = dataclasses.replace(elbo, protocol={**PROTOCOL, "likelihood": "beta"})
     a, b = a_run(tmp_path, "a", [NLL, elbo]), a_run(tmp_path, "b", [far, near, other])
     err = answer(capsys, "--diff", a, b)[2]
     assert (
-        "num_samples: 100 (A) against 5000 (B), protocol.kl: closed_form (A) against monte_carlo (B);" in err
+        "num_samples: 100 (A) against 5000 (B), protocol.likelihood: bernoulli (A) against beta (B);" in err
     )
     assert err.count("(A) against") == 2

@@ -16,7 +16,7 @@ from vaelab.runs import Card
 
 
 def protocol_record(
-    config: Mapping[str, Any], protocol: Protocol, label: str, closed_form: bool, selected_by: str
+    config: Mapping[str, Any], protocol: Protocol, label: str, selected_by: str
 ) -> dict[str, Any]:
     """All that two numbers must share to be compared."""
     precision = str(config["trainer"]["precision"])
@@ -29,7 +29,6 @@ def protocol_record(
         "noise_seed": protocol.noise_seed if protocol.samples_pixels or protocol.dequantize else None,
         "likelihood": likelihood_name(config),
         "label": label,
-        "kl": "closed_form" if closed_form else "monte_carlo",
         "selected_by": selected_by,
         **({"given": "y"} if config["model"].get("conditional") else {}),
         **({} if precision.startswith(("32", "64")) else {"precision": precision}),
@@ -61,6 +60,7 @@ def cards(
     num_pixels: int,
     checkpoint: str,
     seconds: float,
+    closed_form: bool,
     warning: str | None = None,
 ) -> list[Card]:
     """The cards of a measurement.
@@ -73,6 +73,7 @@ def cards(
         num_pixels: C * H * W.
         checkpoint: SHA-256 of the weights' file.
         seconds: what it took.
+        closed_form: the rate was taken in closed form.
         warning: a sentence that goes on every card.
     """
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
@@ -99,6 +100,7 @@ def cards(
             ess_min=None if ess is None else ess.min().item(),
             bias_hint=number.bias_hint,
             curve=None if number.curve is None else {str(k): value for k, value in number.curve.items()},
+            kl=("closed_form" if closed_form else "monte_carlo") if number.metric in ("elbo", "rate") else None,
             warning="; ".join(sentences) or None,
             bits_per_dim=bits_per_dim(sign * e.value, protocol, num_pixels) if discrete else None,
         )

@@ -309,8 +309,7 @@ def _cards(
 
 def make_protocol(parts: Parts, selected_by: str) -> dict[str, Any]:
     """The protocol of a measurement of these parts, for their cards."""
-    closed_form = parts.module.objective.traits.closed_form_kl
-    record = protocol_record(parts.config, parts.data.protocol, parts.label, closed_form, selected_by)
+    record = protocol_record(parts.config, parts.data.protocol, parts.label, selected_by)
     return {**record, "data": parts.data.identity}
 
 
@@ -339,6 +338,7 @@ def make_cards(
         num_pixels=int(np.prod(parts.data.image_shape)),
         checkpoint=file_digest(checkpoint),
         seconds=seconds,
+        closed_form=parts.module.objective.traits.closed_form_kl,
         warning=warning,
     )
 
