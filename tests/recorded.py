@@ -16,7 +16,13 @@ from vaelab.runs import (
 )
 from vaelab.runs.cards import Card
 
-PROTOCOL = {"data": "mnist", "binarize": "dynamic", "noise_seed": 0, "label": "nll", "likelihood": "bernoulli"}
+PROTOCOL = {
+    "data": "mnist",
+    "binarize": "dynamic",
+    "noise_seed": 0,
+    "label": "nll",
+    "likelihood": "bernoulli",
+}
 BLANK = Card("nll", 0.0, None, 0.01, "nats", "test", 1, "importance", 100, PROTOCOL, None, 1.0)
 
 

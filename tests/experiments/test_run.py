@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from safetensors.torch import load_file
 
 import vaelab
 from vaelab.errors import RunFailed, SettingError
-from vaelab.evidence import estimate
+from vaelab.evidence import ImportanceEstimator, estimate
+from vaelab.experiments.assembly import assemble
 from vaelab.experiments.evaluate import evaluate, sample
 from vaelab.experiments.request import Request
 from vaelab.experiments.train import Result, train
@@ -345,3 +347,61 @@ def test_one_repetition_cannot_tell_the_error_of_its_draw(compose: Compose) -> N
     )
     result = train(compose(*small, "estimator.repetitions=1"))
     assert [card.se_mc for card in result.cards] == [None, None, None]
+
+
+def test_an_evaluation_that_was_interrupted_goes_on_where_it_stopped(
+    finished: Result, compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = options(finished, compose, "evaluate", "estimator.num_samples=40", seed=11)
+    whole = evaluate(asked)
+    folder = max((finished.directory / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime)
+    with np.load(folder / "per_image.npz") as file:
+        expected = {name: file[name] for name in file.files}
+    shutil.rmtree(folder)
+
+    measured: list[int] = []
+    call = ImportanceEstimator.__call__
+
+    def counted(self: Any, model: Any, batch: Any, draws: Any) -> Any:
+        measured.append(len(batch.x))
+        if sum(measured) == 300 and len(measured) == 3:
+            raise KeyboardInterrupt
+        return call(self, model, batch, draws)
+
+    monkeypatch.setattr(ImportanceEstimator, "__call__", counted)
+    monkeypatch.setattr("vaelab.evidence.importance.NOISE_AT_ONCE", 100 * 40)  # 100 images at once
+    with pytest.raises(RunFailed, match="the same command goes on") as caught:
+        evaluate(asked)
+    assert caught.value.exit_status == 130
+    assert not (folder / "cards.json").exists()
+    measured.clear()
+    capsys.readouterr()
+    again = evaluate(asked)
+    assert measured == [100, 60]
+    assert "200 images are measured already, 160 are left" in capsys.readouterr().out
+    assert [card.value for card in again] == pytest.approx([card.value for card in whole], rel=1e-6)
+    with np.load(folder / "per_image.npz") as file:
+        for name, values in expected.items():
+            np.testing.assert_allclose(file[name], values, rtol=1e-5, atol=1e-9)
+    measured.clear()
+    assert [card.value for card in evaluate(asked)] == [card.value for card in again]
+    assert measured == [], "what is there is not made again"
+
+
+def test_the_first_images_of_the_validation_split(finished: Result, compose: Compose) -> None:
+    cards = evaluate(options(finished, compose, "evaluate", *QUICK, split="val", num_images=20))
+    assert {(card.split, card.num_images) for card in cards} == {("val", 20)}
+
+
+@pytest.mark.parametrize("binarize", ["none", "threshold", "fixed", "dynamic"])
+def test_a_decoder_that_starts_at_the_pixels_means(compose: Compose, binarize: str) -> None:
+    small = ("data=digits", "trainer=cpu", "trainer.max_steps=1", f"data.binarize={binarize}")
+    parts = assemble(compose(*small, "decoder.output_bias=data"))
+    data = parts.data
+    seen = torch.cat([data.train_batch(torch.arange(data.size("train")), step).x for step in range(100)])
+    expected = seen.mean(0).clamp(0.001, 0.999).flatten()
+    got = torch.sigmoid(parts.module.model.decoder.output.bias)
+    error = (expected * (1 - expected) / len(seen)).sqrt() if binarize == "dynamic" else 1e-5
+    assert ((got - expected).abs() <= 5 * error + 1e-5).all()
+    with pytest.raises(SettingError, match="decoder.output_bias=data: takes the pixels' means"):
+        assemble(compose(*small, "decoder.output_bias=data", "likelihood=gaussian"))

@@ -248,3 +248,15 @@ def test_ten_halvings_of_a_small_image_leave_one_pixel() -> None:
 def test_only_linear_pieces_are_doubled_for_gates() -> None:
     with pytest.raises(RuntimeError, match="even"):
         activation_layer("gated", "encoder.activation")(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gated"])
+def test_the_logits_of_a_decoder_start_at_those_of_the_pixels_means(activation: str) -> None:
+    decoder = MLPDecoder(2, (1, 2, 3), [4], activation, output_bias="data")
+    assert decoder.wants_pixel_means
+    decoder.initialise(torch.tensor([[[0.0, 0.2, 0.5], [0.8, 1.0, 0.001]]]))
+    with torch.no_grad():
+        decoder.output.weight.zero_()
+        p = torch.sigmoid(decoder(torch.randn(5, 2)))
+    torch.testing.assert_close(p[3], torch.tensor([[[0.001, 0.2, 0.5], [0.8, 0.999, 0.001]]]))
+    assert not MLPDecoder(2, (1, 2, 3), [4]).wants_pixel_means

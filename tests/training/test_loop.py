@@ -17,6 +17,7 @@ from vaelab.experiments.request import Request
 from vaelab.experiments.train import Result, train
 from vaelab.runs.metrics import read
 from vaelab.training import read_checkpoint
+from vaelab.training.rates import learning_rate
 
 Compose = Callable[..., dict[str, Any]]
 # 200 images in batches of 32: seven steps an epoch, the last of eight images.
@@ -216,3 +217,17 @@ def test_a_part_that_the_model_makes_itself_is_refused(compose: Compose, overrid
         SettingError, match="LadderVAE makes its own posterior; it takes decoder, encoder, likelihood, prior"
     ):
         train(compose(*SMALL, "model=ladder", "posterior=flow"), request)
+
+
+def test_a_shortened_staircase_shortens_the_run_with_it(compose: Compose) -> None:
+    whole = ("optimizer.schedule=staircase", "trainer.max_epochs=3280")
+    parts = assemble(compose(*SMALL, *whole, "optimizer.schedule_scale=0.001"))
+    rate = parts.module.step_settings.learning_rate
+    per_epoch = parts.plan.steps_per_epoch
+    assert parts.plan.num_steps == round(3.280 * per_epoch)
+    assert rate is not None
+    long = learning_rate("staircase", 1e-3, 3280 * per_epoch, per_epoch)
+    assert long is not None
+    assert [rate(step) for step in range(parts.plan.num_steps)] == pytest.approx(
+        [long(1000 * step) for step in range(parts.plan.num_steps)]
+    )

@@ -190,6 +190,17 @@ class ImageDataModule(L.LightningDataModule):
         labels = torch.cat([self._splits[name].y for name in ("train", "val", "test")])
         return int(labels.max()) + 1 if bool((labels >= 0).all()) else 0
 
+    def pixel_means(self) -> Tensor:
+        """Mean of each pixel over the training images ``[C, H, W]``, in [0, 1] whatever the pixel range; where each visit binarises anew, the mean probability."""
+        x = self._splits["train"].x
+        if self.protocol.binarize == "fixed":
+            largest = 1
+        elif self.protocol.binarize == "threshold":
+            x, largest = self.protocol.levels(x.cpu(), None), 1
+        else:
+            largest = self.protocol.stored_levels - 1
+        return x.sum(0, dtype=torch.float64).div(len(x) * largest).float()
+
     @property
     def image_shape(self) -> tuple[int, ...]:
         return tuple(self._splits["train"].x.shape[1:])

@@ -14,7 +14,7 @@ from vaelab.errors import integer
 from vaelab.evidence.draws import Draws
 from vaelab.evidence.estimates import estimate, exact
 from vaelab.evidence.estimator import Estimator, Number
-from vaelab.evidence.streaming import RowLimit, streamed
+from vaelab.evidence.streaming import NOISE_AT_ONCE, RowLimit, streamed
 from vaelab.models.terms import Terms
 
 
@@ -40,7 +40,7 @@ class BoundEstimator(Estimator):
 
     Args:
         repetitions: samples an image.
-        max_rows: samples that the decoder sees at once.
+        max_rows: samples that the decoder sees at once; None = by the kind of device.
 
     Raises:
         SettingError: a setting that is not a positive integer.
@@ -48,10 +48,10 @@ class BoundEstimator(Estimator):
 
     name = "elbo"
 
-    def __init__(self, repetitions: int = 8, max_rows: int = 25_000) -> None:
+    def __init__(self, repetitions: int = 8, max_rows: int | None = None) -> None:
         self.repetitions = integer("estimator.repetitions", repetitions, 1)
         self.limit = RowLimit(max_rows)
-        self.images_at_once = max(1, max_rows // repetitions)
+        self.images_at_once = max(1, NOISE_AT_ONCE // repetitions)
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         eps = draws.normal("posterior", (self.repetitions, model.noise_dim)).transpose(0, 1)

@@ -15,7 +15,7 @@ from vaelab.evidence.bound import BoundEstimator
 from vaelab.evidence.draws import Draws
 from vaelab.evidence.estimates import estimate, exact
 from vaelab.evidence.estimator import Estimator, Number
-from vaelab.evidence.streaming import RowLimit, streamed
+from vaelab.evidence.streaming import NOISE_AT_ONCE, RowLimit, streamed
 from vaelab.models.terms import Terms
 
 #: under this effective sample size the delta method's error bar means little
@@ -98,7 +98,7 @@ class ImportanceEstimator(Estimator):
     Args:
         num_samples: K.
         repetitions: samples an image that the bound is averaged over; others than the K.
-        max_rows: samples that the decoder sees at once. The noise of an image, K times its latent dimensions, and its K log-weights are kept whole.
+        max_rows: samples that the decoder sees at once; None = by the kind of device. The noise of an image, K times its latent dimensions, and its K log-weights are kept whole.
 
     Raises:
         SettingError: a setting that is not a positive integer.
@@ -106,11 +106,11 @@ class ImportanceEstimator(Estimator):
 
     name = "importance"
 
-    def __init__(self, num_samples: int = 5_000, repetitions: int = 8, max_rows: int = 25_000) -> None:
+    def __init__(self, num_samples: int = 5_000, repetitions: int = 8, max_rows: int | None = None) -> None:
         self.num_samples = integer("estimator.num_samples", num_samples, 1)
         self.limit = RowLimit(max_rows)
         self.bound = BoundEstimator(repetitions, max_rows)
-        self.images_at_once = min(self.bound.images_at_once, max(1, max_rows // num_samples))
+        self.images_at_once = min(self.bound.images_at_once, max(1, NOISE_AT_ONCE // num_samples))
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         eps = draws.normal("posterior", (self.num_samples, model.noise_dim), repetition=1).transpose(0, 1)

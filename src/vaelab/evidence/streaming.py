@@ -12,25 +12,35 @@ from vaelab.batch import Batch
 from vaelab.errors import integer
 from vaelab.models.terms import Terms
 
+#: samples at once by kind of device, where no limit is given: on a CPU what its cache holds, elsewhere what keeps it busy
+ROWS = {"cpu": 2_048}
+OTHERWISE = 65_536
+#: samples whose noise is made in one call
+NOISE_AT_ONCE = 100_000
+
 
 class RowLimit:
     """How many samples, images times samples an image, the decoder sees at once. It is halved when memory runs out, and stays so.
 
     Args:
-        rows: the limit at first.
+        rows: the limit at first; None = by the kind of device.
 
     Raises:
-        SettingError: it is not a positive integer.
+        SettingError: it is neither null nor a positive integer.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.rows = integer("estimator.max_rows", rows, 1)
+    def __init__(self, rows: int | None) -> None:
+        self._rows = None if rows is None else integer("estimator.max_rows", rows, 1, " or null")
 
-    def halve(self) -> None:
-        self.rows //= 2
-        if torch.cuda.is_available():
+    def on(self, device: torch.device) -> int:
+        """The limit on a device."""
+        return ROWS.get(device.type, OTHERWISE) if self._rows is None else self._rows
+
+    def halve(self, device: torch.device) -> None:
+        self._rows = self.on(device) // 2
+        if device.type == "cuda":
             torch.cuda.empty_cache()  # what the failed attempt left in the allocator's cache
-        print(f"out of memory: going on with {self.rows} samples at once", flush=True)
+        print(f"out of memory: going on with {self._rows} samples at once", flush=True)
 
 
 @torch.no_grad()
@@ -49,26 +59,28 @@ def streamed(
     Raises:
         torch.OutOfMemoryError: one sample of one image is too much.
     """
-    num_samples, num_images, _ = eps.shape
-    if num_images > limit.rows:
-        parts = [
-            streamed(model, _images(batch, part), eps[:, part], limit, read)
-            for part in _slices(num_images, limit.rows)
-        ]
-        return torch.cat(parts, dim=-1)
+    rows, device = limit.on(batch.x.device), batch.x.device
     try:
-        parts = [
-            read(model(batch, eps[part].to(batch.x)))
-            for part in _slices(num_samples, limit.rows // num_images)
+        blocks = [
+            _block(model, _images(batch, images), eps[:, images], rows, read)
+            for images in _slices(eps.shape[1], max(1, rows // eps.shape[0]))
         ]
     except RuntimeError as error:
-        if not _out_of_memory(error) or limit.rows == 1:
+        if not _out_of_memory(error) or rows == 1:
             raise
     else:
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-1)
     # outside of the handler: the exception keeps its frames, and with them their tensors, alive
-    limit.halve()
+    limit.halve(device)
     return streamed(model, batch, eps, limit, read)
+
+
+def _block(model: Any, batch: Batch, eps: Tensor, rows: int, read: Callable[[Terms], Tensor]) -> Tensor:
+    """So few images that one of their samples fits, in parts along K."""
+    parts = [
+        read(model(batch, eps[part].to(batch.x))) for part in _slices(eps.shape[0], rows // eps.shape[1])
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
 
 def _slices(length: int, size: int) -> list[slice]:

@@ -24,7 +24,7 @@ from vaelab.build import (
 from vaelab.data.chunks import ChunkPlan
 from vaelab.data.datamodule import ImageDataModule
 from vaelab.data.own import settled
-from vaelab.errors import SettingError
+from vaelab.errors import SettingError, number
 from vaelab.evidence import NLL, Estimator, label
 from vaelab.experiments.initial import take_weights, train_only
 from vaelab.experiments.parent import Parent
@@ -91,6 +91,8 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     inherited = None if parent is None else take_weights(model, config, parent)
     if inherited is None or "prior" in inherited["new"]:
         _initialise_prior(model, data, noise)
+    if inherited is None or "decoder" in inherited["new"]:
+        _initialise_decoder(model, config, data)
     if config["score"]["name"] == "val/active_units":
         _check_means(model, data)
     train_only(model, config.get("train_only"), new=() if inherited is None else inherited["new"])
@@ -102,10 +104,12 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
         },
         scaled=str(trainer["precision"]) in ("16-mixed", "16"),
     )
-    schedule = optimizer.pop("schedule")
+    schedule, scale = optimizer.pop("schedule"), optimizer.pop("schedule_scale")
+    number("optimizer.schedule_scale", scale, "must be a number > 0, and at most 1", lambda s: 0 < s <= 1)
     _check_optimizer(optimizer)
     plan = _plan(config, data, step_settings.accumulate)
-    rate = learning_rate(schedule, optimizer["lr"], plan.num_steps, plan.steps_per_epoch)
+    plan = replace(plan, num_steps=max(1, round(scale * plan.num_steps)))
+    rate = learning_rate(schedule, optimizer["lr"], plan.num_steps, plan.steps_per_epoch, scale)
     step_settings = replace(step_settings, learning_rate=rate)
     data.plan = plan
     name = label(support, data.protocol.is_binary, data.protocol.dequantize)
@@ -134,6 +138,19 @@ def _initialise_prior(model: Any, data: ImageDataModule, noise: Noise) -> None:
     if wanted:
         index = noise.order(0, data.size("train"))[:wanted]
         model.prior.initialise(data.train_batch(index, 0).x)
+
+
+def _initialise_decoder(model: Any, config: Mapping[str, Any], data: ImageDataModule) -> None:
+    """Hand the mean of the training images to a decoder that starts from it."""
+    decoder = getattr(model, "decoder", None)
+    if getattr(decoder, "wants_pixel_means", False):
+        if likelihood_support(config) != "binary":
+            raise SettingError(
+                "decoder.output_bias",
+                "data",
+                "takes the pixels' means for probabilities: likelihood=bernoulli",
+            )
+        decoder.initialise(data.pixel_means())
 
 
 @torch.no_grad()

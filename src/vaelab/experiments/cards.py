@@ -100,7 +100,9 @@ def cards(
             ess_min=None if ess is None else ess.min().item(),
             bias_hint=number.bias_hint,
             curve=None if number.curve is None else {str(k): value for k, value in number.curve.items()},
-            kl=("closed_form" if closed_form else "monte_carlo") if number.metric in ("elbo", "rate") else None,
+            kl=("closed_form" if closed_form else "monte_carlo")
+            if number.metric in ("elbo", "rate")
+            else None,
             warning="; ".join(sentences) or None,
             bits_per_dim=bits_per_dim(sign * e.value, protocol, num_pixels) if discrete else None,
         )

@@ -6,9 +6,10 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from vaelab.errors import integer
+from vaelab.errors import choice, integer
 from vaelab.networks.layers import activation_layer, positive, units, with_context
 
 
@@ -60,7 +61,13 @@ class MLPDecoder(nn.Module):
         hidden: width of each layer, from the latent variable on.
         activation: name of the nonlinearity after each hidden layer; ``gated`` makes it a network of gated linear units.
         context_dim: length of an optional context vector, concatenated to z.
+        output_bias: how the last layer's bias starts: ``random``, or at the logits of the pixels' means over the training ``data``, which :meth:`initialise` is given.
+
+    Attributes:
+        wants_pixel_means: whether :meth:`initialise` is waited for.
     """
+
+    OUTPUT_BIASES = ("random", "data")
 
     def __init__(
         self,
@@ -69,13 +76,20 @@ class MLPDecoder(nn.Module):
         hidden: Sequence[int] = (256, 512),
         activation: str = "relu",
         context_dim: int = 0,
+        output_bias: str = "random",
     ) -> None:
         super().__init__()
+        self.wants_pixel_means = choice("decoder.output_bias", output_bias, self.OUTPUT_BIASES) == "data"
         self.output_shape = tuple(output_shape)
         self.context_dim = integer("decoder.context_dim", context_dim, 0)
         sizes = [latent_dim + context_dim, *positive("decoder.hidden", hidden)]
         self.layers = _layers(sizes, activation, "decoder.activation")
         self.output = nn.Linear(sizes[-1], math.prod(output_shape))
+
+    @torch.no_grad()
+    def initialise(self, means: Tensor) -> None:
+        """Let the logits start at those of the means of the pixels ``[C, H, W]``, kept within [0.001, 0.999] (the released code of Burda et al. 2016)."""
+        self.output.bias.copy_(torch.logit(means.clamp(0.001, 0.999)).flatten())
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         z = with_context(z, context, self.context_dim)
