@@ -369,7 +369,8 @@ def test_an_evaluation_that_was_interrupted_goes_on_where_it_stopped(
         return call(self, model, batch, draws)
 
     monkeypatch.setattr(ImportanceEstimator, "__call__", counted)
-    monkeypatch.setattr("vaelab.evidence.importance.NOISE_AT_ONCE", 100 * 40)  # 100 images at once
+    # 100 images at once; the function of this name hides its module
+    monkeypatch.setattr(sys.modules["vaelab.evidence.importance"], "NOISE_AT_ONCE", 100 * 40)
     with pytest.raises(RunFailed, match="the same command goes on") as caught:
         evaluate(asked)
     assert caught.value.exit_status == 130
@@ -403,5 +404,5 @@ def test_a_decoder_that_starts_at_the_pixels_means(compose: Compose, binarize: s
     got = torch.sigmoid(parts.module.model.decoder.output.bias)
     error = (expected * (1 - expected) / len(seen)).sqrt() if binarize == "dynamic" else 1e-5
     assert ((got - expected).abs() <= 5 * error + 1e-5).all()
-    with pytest.raises(SettingError, match="decoder.output_bias=data: takes the pixels' means"):
+    with pytest.raises(SettingError, match=r"decoder\.output_bias=data: takes the pixels' means"):
         assemble(compose(*small, "decoder.output_bias=data", "likelihood=gaussian"))

@@ -168,6 +168,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "blocks": COUNTS,
     "activation": ("relo", "", 3, None, ["relu"]),
     "context_dim": COUNTS[1:],
+    "output_bias": ("zero", None, 1),
 }
 
 

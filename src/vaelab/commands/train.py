@@ -83,19 +83,20 @@ def _fallback_config(asked: dict[str, Any], typed: Typed) -> dict[str, Any]:
     """The configuration asked for, but for the data set; an experiment's sizes are those of its own data set, unless they were typed."""
     fallback = asked["data"]["fallback"]
     kept = [override for override in typed.overrides if not override.startswith("data=")]
-    config = {**asked, "data": _composed([*kept, f"data={fallback}"])["data"]}
-    own, data = _composed([f"data={fallback}"])["data"], config["data"]
+    config = {**asked, "data": composed([*kept, f"data={fallback}"])["data"]}
+    own, data = composed([f"data={fallback}"])["data"], config["data"]
     data["val_size"] = own["val_size"] if data["val_size"] is None else min(data["val_size"], own["val_size"])
     if not any(override.startswith("data.batch_size=") for override in kept):
         data["batch_size"] = own["batch_size"]
     return config
 
 
-def _composed(overrides: list[str]) -> dict[str, Any]:
-    composed = GlobalHydra.instance().config_loader().load_configuration("train", overrides, RunMode.RUN)
-    with open_dict(composed):
-        del composed["hydra"]
-    return _plain(composed)
+def composed(overrides: list[str]) -> dict[str, Any]:
+    """The configuration of vae-train with these overrides, resolved, primitives only."""
+    cfg = GlobalHydra.instance().config_loader().load_configuration("train", overrides, RunMode.RUN)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return _plain(cfg)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vaelab.build import build
@@ -23,6 +24,7 @@ from vaelab.data.protocol import BINARIZE
 from vaelab.errors import RunFailed, SettingError, choice, integer
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.experiments.cards import fallback_warning, selected_by
+from vaelab.experiments.foreign import SELECTED_BY
 from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_process
 from vaelab.experiments.screen import quiet_lightning
 from vaelab.experiments.train import (
@@ -164,20 +166,31 @@ def _open(options: dict[str, Any]) -> Stored:
     config["estimator"] = options.get("estimator", config["estimator"])
     if options.get("binarize") is not None:
         config["data"]["binarize"] = options["binarize"]
-    by_score = run.best_checkpoint.is_file()
-    which = options["checkpoint"] if options["checkpoint"] != "selected" else "best" if by_score else "last"
-    checkpoint = run.best_checkpoint if which == "best" else run.last_checkpoint
-    if not checkpoint.is_file():
-        raise SettingError("checkpoint", options["checkpoint"], f"{checkpoint} is not there")
+    checkpoint, how = _checkpoint(run, config, options["checkpoint"])
     parts = assemble(config)
     if options["seed"] is not None:
         parts.module.noise = Noise(options["seed"])
-    load_weights(parts.module, checkpoint)
+    if checkpoint == run.weights_file:
+        parts.module.evaluated.load_state_dict(load_file(checkpoint))
+    else:
+        load_weights(parts.module, checkpoint)
     parts.module.evaluated.eval()
     data = manifest["data"]
     warning = fallback_warning(data["requested"], data["actual"]) if data["fallback_reason"] else None
     asked_for = build(config["estimator"], "estimator").name
-    return Stored(run, parts, checkpoint, selected_by(config, which == "best"), warning, asked_for)
+    return Stored(run, parts, checkpoint, how, warning, asked_for)
+
+
+def _checkpoint(run: RunDirectory, config: dict[str, Any], asked_for: str) -> tuple[Path, str]:
+    """The file of the weights, and how they were chosen."""
+    best, last = run.best_checkpoint, run.last_checkpoint
+    if asked_for == "selected" and not best.is_file() and not last.is_file() and run.weights_file.is_file():
+        return run.weights_file, SELECTED_BY
+    is_best = best.is_file() if asked_for == "selected" else asked_for == "best"
+    checkpoint = best if is_best else last
+    if not checkpoint.is_file():
+        raise SettingError("checkpoint", asked_for, f"{checkpoint} is not there")
+    return checkpoint, selected_by(config, is_best)
 
 
 def _images(num_images: int | None, size: int, split: str) -> Tensor | None:

@@ -19,6 +19,7 @@ from safetensors.torch import save
 
 from vaelab import figures
 from vaelab.build import build
+from vaelab.data.datamodule import ImageDataModule
 from vaelab.experiments.assembly import Parts, assemble, build_trainer, check_takes
 from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
 from vaelab.experiments.parent import Parent
@@ -183,7 +184,6 @@ def _write_record(
     config, data = parts.config, parts.data
     write_yaml(run.config_file, config)
     write_yaml(run.overrides_file, list(request.overrides))
-    assert data.images is not None
     start_manifest(
         run,
         argv=request.argv,
@@ -194,21 +194,29 @@ def _write_record(
         threads=torch.get_num_threads(),
         precision=str(trainer.precision),
         parent=None if parent is None else _parent_record(parent, parts),
-        data={
-            "requested": request.requested_data or data.dataset,
-            "actual": data.dataset,
-            "fallback_reason": request.fallback_reason,
-            "digests": dict(data.images.digests),
-            "notes": list(data.images.notes),
-            "image_shape": list(data.image_shape),
-            "num_levels": data.images.num_levels,
-            "num_classes": data.num_classes,
-            "num_train": data.size("train"),
-            "num_val": data.size("val"),
-            "num_test": data.size("test"),
-            "protocol": data.protocol.record(),
-        },
+        data=data_record(data, request.requested_data, request.fallback_reason),
     )
+
+
+def data_record(
+    data: ImageDataModule, requested: str | None = None, fallback_reason: str | None = None
+) -> dict[str, Any]:
+    """What the manifest says of the data, and of those that they took the place of."""
+    assert data.images is not None
+    return {
+        "requested": requested or data.dataset,
+        "actual": data.dataset,
+        "fallback_reason": fallback_reason,
+        "digests": dict(data.images.digests),
+        "notes": list(data.images.notes),
+        "image_shape": list(data.image_shape),
+        "num_levels": data.images.num_levels,
+        "num_classes": data.num_classes,
+        "num_train": data.size("train"),
+        "num_val": data.size("val"),
+        "num_test": data.size("test"),
+        "protocol": data.protocol.record(),
+    }
 
 
 def _parent_record(parent: Parent, parts: Parts) -> dict[str, Any]:
