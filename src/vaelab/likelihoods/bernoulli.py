@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab.likelihoods.pixels import unit_range
+from vaelab.likelihoods.special import sum_log1p_exp_
+from vaelab.networks.layers import widened
 
 
 class BernoulliLikelihood(nn.Module):
@@ -61,7 +63,26 @@ class BernoulliImage(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the binary cross-entropy, summed over pixels (the sum comes before the sign, which saves a pass over them)."""
         logits, x = self.logits, value
+        if not (torch.is_grad_enabled() and (logits.requires_grad or x.requires_grad)):
+            return _log_prob_of_many(widened(logits).flatten(-3), x.to(logits).flatten(-3))
         if x.shape != logits.shape[-x.dim() :]:
             logits, x = torch.broadcast_tensors(logits, x)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
         return -cross_entropy.flatten(-3).sum(-1)
+
+
+def _log_prob_of_many(logits: Tensor, x: Tensor) -> Tensor:
+    """Minus the binary cross-entropy of ``x [..., P]`` at ``logits [..., P]``, without a gradient: an estimate of log p(x) takes thousands of samples of each image.
+
+    x l - log(1 + e^l) = (x - 1/2) l - |l|/2 - log(1 + e^-|l|), and the first term is a product of matrices where many logits meet one image.
+    """
+    centred = x - 0.5
+    if centred.numel() == centred.shape[-1]:
+        linear = logits @ centred.flatten()
+    elif centred.dim() == 2 and logits.dim() > 1 and logits.shape[-2] == len(centred):
+        linear = torch.einsum("...bp,bp->...b", logits, centred)
+    else:
+        linear = (logits * centred).sum(-1)
+    size = logits.abs()
+    half = 0.5 * size.sum(-1)
+    return linear - half - sum_log1p_exp_(size.neg_())

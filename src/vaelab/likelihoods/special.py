@@ -38,3 +38,26 @@ def stirling_remainder(a: Tensor) -> Tensor:
     r = torch.where(small, 0.1, a).reciprocal()
     q = r.square()
     return torch.where(small, direct, r * (1 / 12 - q * (1 / 360 - q * (1 / 1260 - q / 1680))))
+
+
+#: factors of at most 2 that are multiplied before a logarithm is taken
+FACTORS = 32
+
+
+@torch.no_grad()
+def sum_log1p_exp_(x: Tensor) -> Tensor:
+    """sum_p log(1 + e^x_p) ``[...]`` of ``x [..., P]``, all at most 0, written over ``x``: one logarithm for 32 of them, of the product of 1 + e^x.
+
+    Each factor lies in (1, 2] and is rounded once, so that the sum is as exact as one of float32 numbers of its size.
+
+    >>> round(sum_log1p_exp_(torch.tensor([0.0, -1.0])).item(), 6)
+    1.006409
+    """
+    factors, count = x.exp_().add_(1), 1
+    while count < FACTORS and (width := factors.shape[-1]) > 1:
+        half = width // 2
+        product = factors[..., :half].mul_(factors[..., half : 2 * half])
+        if width % 2:
+            product[..., :1].mul_(factors[..., -1:])
+        factors, count = product, 2 * count
+    return factors.log().sum(-1)
