@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from scipy.special import betainc
 from torch import Tensor
 
 import vaelab.likelihoods
@@ -194,12 +195,15 @@ def test_beta_in_float32_keeps_its_digits_where_it_is_narrow() -> None:
     assert p.log_prob(x).item() == pytest.approx(exact, abs=0.05)
 
 
-def test_beta_clamps_pixels_at_the_ends_only() -> None:
-    p = BetaLikelihood(**ONE)(torch.tensor([1.0, 2.0]).view(2, 1, 1))
-    at = lambda x: p.log_prob(torch.tensor(x).view(1, 1, 1)).item()  # noqa: E731
-    assert at(0.0) == at(2.0**-24)
-    assert at(1.0) == at(1 - 2.0**-24)
-    assert at(2.0**-23) != at(2.0**-24)
+def test_beta_has_the_mean_density_of_the_margin_at_the_ends_only() -> None:
+    p = BetaLikelihood(**ONE)(torch.tensor([-1.0, 2.0], dtype=torch.float64).view(2, 1, 1))
+    at = lambda x: p.log_prob(torch.tensor(x, dtype=torch.float64).view(1, 1, 1)).item()  # noqa: E731
+    a, b, margin = p.a.item(), p.b.item(), 2.0**-24
+    assert at(0.0) == at(margin / 2) == pytest.approx(math.log(betainc(a, b, margin) / margin), abs=1e-6)
+    assert at(1.0) == at(1 - margin / 2) == pytest.approx(math.log(betainc(b, a, margin) / margin), abs=1e-6)
+    assert at(margin) == pytest.approx(
+        torch.distributions.Beta(a, b).log_prob(torch.tensor(margin)).item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("pixel_range", [(0.0, 1.0), (-1.0, 1.0)])
