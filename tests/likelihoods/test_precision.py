@@ -69,3 +69,24 @@ def test_under_mixed_precision_log_q_is_the_density_of_z(entry: str, settings: d
     assert error(log_q) < (0.5 if entry == "flow" else 1e-3)
     if sample.mean is not None:
         assert sample.mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [0.1, 3.0, 40.0, 1000.0])
+@pytest.mark.parametrize("shape, image", [((50, 3), (3,)), ((50, 1), (1,)), ((50, 3), ()), ((3,), (3,)), ((), ()), ((50, 3), (50, 3)), ((3,), (50, 3))])  # fmt: skip
+@pytest.mark.parametrize("grey", [False, True])
+def test_the_log_likelihood_of_many_samples_is_that_with_a_gradient(
+    shape: tuple[int, ...], image: tuple[int, ...], size: float, grey: bool
+) -> None:
+    likelihood: Any = build({"_target_": "vaelab.likelihoods.BernoulliLikelihood"}, "likelihood", image_shape=(1, 5, 7), pixel_range=(0.0, 1.0), num_levels=2)  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    logits = size * torch.randn(*shape, 1, 5, 7, generator=generator)
+    x = torch.rand(*image, 1, 5, 7, generator=generator)
+    x = x if grey else x.round()
+    kept = logits.clone()
+    with torch.no_grad():
+        many = likelihood(logits).log_prob(x)
+        exact = likelihood(logits.double()).log_prob(x.double())
+    assert torch.equal(logits, kept), "the parameters stay"
+    with_gradient = likelihood(logits.double().requires_grad_()).log_prob(x.double())
+    torch.testing.assert_close(exact, with_gradient, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(many.double(), with_gradient, rtol=2e-6, atol=1e-5)

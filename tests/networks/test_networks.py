@@ -261,3 +261,13 @@ def test_the_logits_of_a_decoder_start_at_those_of_the_pixels_means(activation: 
         p = torch.sigmoid(decoder(torch.randn(5, 2)))
     torch.testing.assert_close(p[3], torch.tensor([[[0.001, 0.2, 0.5], [0.8, 0.999, 0.001]]]))
     assert not MLPDecoder(2, (1, 2, 3), [4]).wants_pixel_means
+
+
+def test_tanh_in_place_has_the_gradient_of_tanh() -> None:
+    x = torch.randn(5, 3, dtype=torch.float64)
+    layers = [nn.Sequential(nn.Linear(3, 4), act, nn.Linear(4, 2)).double() for act in (activation_layer("tanh", "activation"), nn.Tanh())]  # fmt: skip
+    layers[1].load_state_dict(layers[0].state_dict())
+    for layer in layers:
+        layer(x).square().sum().backward()
+    for a, b in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0)
