@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_a_trajectory_leaves_the_posterior_as_it_is() -> None:
     after = path.mean + path.stddev * moved.u
     white = torch.linalg.solve(torch.linalg.cholesky(oracle.covariance), (after - q.mean).unsqueeze(-1))
     white = white.squeeze(-1)
-    assert white.mean((0)).abs().max() < 4.5 / chains**0.5
+    assert white.mean(0).abs().max() < 4.5 / chains**0.5
     squares = torch.einsum("cbi,cbj->bij", white, white) / chains
     assert (squares - torch.eye(2)).abs().max() < 4.5 * (2 / chains) ** 0.5
     # all of this would be right if they stood still
@@ -121,9 +122,7 @@ def test_temperatures_rise_from_0_to_1() -> None:
     bend = Annealing(num_steps=50).temperatures().diff()
     assert bend[0] < 0.2 * bend[25]
     raw = [1 / (1 + math.exp(-4 * (2 * k / 50 - 1))) for k in (0, 10, 50)]
-    assert Annealing(num_steps=50).temperatures()[10] == pytest.approx(
-        (raw[1] - raw[0]) / (raw[2] - raw[0])
-    )
+    assert Annealing(num_steps=50).temperatures()[10] == pytest.approx((raw[1] - raw[0]) / (raw[2] - raw[0]))
 
 
 @pytest.mark.parametrize("start", Annealing.STARTS)
@@ -218,7 +217,7 @@ def test_the_spread_of_the_log_weights_halves_as_the_steps_double(start: str) ->
         settings = Annealing(400, num_steps, 2, spacing="linear", start=start)
         result = ais(oracle.model, oracle.batch, BlockDraws(5, 10), settings)
         spread.append(result.log_w.var(0).mean().item())
-    for few, many in zip(spread, spread[1:], strict=False):
+    for few, many in pairwise(spread):
         assert 0.3 < many / few < 0.75
 
 
@@ -259,9 +258,7 @@ def in_parts(model: Model, batch: Batch, draws: Draws, settings: Annealing, size
     parts = []
     for first in range(0, len(batch.x), size):
         own = slice(first, first + size)
-        parts.append(
-            ais(model, Batch(batch.x[own], batch.y[own], batch.index[own]), draws[own], settings)
-        )
+        parts.append(ais(model, Batch(batch.x[own], batch.y[own], batch.index[own]), draws[own], settings))
     names = ("log_px", "ess", "variance", "acceptance", "log_w")
     return AnnealedEstimate(*(torch.cat([getattr(p, n) for p in parts], dim=-1) for n in names))
 

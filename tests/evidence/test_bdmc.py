@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,8 +54,7 @@ def test_the_gap_closes_as_the_steps_double() -> None:
     for num_steps in (2, 4, 8):
         settings = Annealing(num_chains=4, num_steps=num_steps, leapfrog_steps=3, start="prior")
         gaps.append(bdmc(oracle.model, BlockDraws(1, 200), settings).gap.mean().item())
-    print(gaps)
-    assert all(many < 0.8 * few for few, many in zip(gaps, gaps[1:], strict=False))
+    assert all(many < 0.8 * few for few, many in pairwise(gaps))
 
 
 def test_with_one_step_the_bounds_are_one_importance_weight_each_way() -> None:
@@ -99,7 +99,6 @@ def test_models_of_several_layers(kind: str) -> None:
     model, draws = pixel_model(kind), BlockDraws(0, 100)
     found = bdmc(model, draws, Annealing(num_chains=16, num_steps=16, leapfrog_steps=3))
     gap, error = mean_and_error(found.gap)
-    print(gap, error)
     assert -3 * error < gap < 0.05 + 3 * error
     assert error < 0.05
     assert len(set(draws.asked)) == len(draws.asked), "noise was taken twice"
