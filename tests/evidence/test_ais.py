@@ -185,7 +185,7 @@ def test_two_standard_errors_cover_the_evidence_of_a_small_model() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("latent_dim, num_pixels, num_steps, leapfrog_steps", [(10, 12, 20, 3), (50, 60, 40, 2)])  # fmt: skip
+@pytest.mark.parametrize("latent_dim, num_pixels, num_steps, leapfrog_steps", [(10, 12, 20, 3), (50, 60, 80, 2)])  # fmt: skip
 def test_two_standard_errors_cover_the_evidence(
     latent_dim: int, num_pixels: int, num_steps: int, leapfrog_steps: int
 ) -> None:
