@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +19,21 @@ from vaelab.models.hierarchical import Conditional, HierarchicalVAE, LadderVAE
 from vaelab.models.top_down import TopDownBlock, TopDownPath
 from vaelab.networks.top_down import Rise
 from vaelab.noise import Noise, Split, Stream
-from vaelab.posteriors import NormalPosterior
+from vaelab.posteriors import FullNormalPosterior, NormalPosterior
 from vaelab.priors import StandardNormalPrior
 
 D, PIXELS = 2, 3
 SIGMA = 0.4
+#: of W of the larger linear models: correlations that leave mean-field behind, and not so much that chains of a test's length are lost
+GAIN = 0.4
 
 
 class Flat(nn.Module):
-    """A linear network over the pixels of a 1 x 1 x PIXELS image."""
+    """The pixels of a 1 x 1 x P image as features."""
 
-    num_features = PIXELS
+    def __init__(self, num_pixels: int = PIXELS) -> None:
+        super().__init__()
+        self.num_features = num_pixels
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(-3)
@@ -37,7 +45,7 @@ class LinearDecoder(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        return (z @ self.weight.T + self.bias).unflatten(-1, (1, 1, PIXELS))
+        return (z @ self.weight.T + self.bias).unflatten(-1, (1, 1, len(self.bias)))
 
 
 class Oracle:
@@ -80,6 +88,73 @@ class Oracle:
             Stream.posterior, Split.test, index, (num_samples, D), repetition, torch.float64
         )
         return draws.transpose(0, 1)
+
+
+class LinearGaussian:
+    """p(z) = N(0, I), p(x|z) = N(Wz + b, SIGMA^2 I) with any numbers of latent dimensions D and pixels P, in float64: log p(x) is that of N(b, W W^T + SIGMA^2 I).
+
+    The posterior N(m(x), S) has correlations. q is a Gaussian with full covariance: ``exact``, the posterior; ``scaled``, with covariance ``scale`` S; or
+    ``mean_field``, the one nearest to the posterior, as KL(q || p) goes, of those with independent dimensions: 1 / diag(S^-1).
+
+    Attributes:
+        model: the model.
+        batch, x: images drawn from it; ``x [B, P]``.
+        log_px: log p(x) of these ``[B]``.
+        covariance: S.
+    """
+
+    def __init__(
+        self, latent_dim: int, num_pixels: int, q: str = "exact", scale: float = 1.2, num_images: int = 10
+    ) -> None:
+        draw = torch.Generator().manual_seed(latent_dim)
+        self.weight = torch.randn(num_pixels, latent_dim, generator=draw, dtype=torch.float64)
+        self.weight *= GAIN / latent_dim**0.5
+        self.bias = 0.3 * torch.randn(num_pixels, generator=draw, dtype=torch.float64)
+        eye = torch.eye(latent_dim, dtype=torch.float64)
+        precision = eye + self.weight.T @ self.weight / SIGMA**2
+        self.covariance = torch.linalg.inv(precision)
+        of_q = {
+            "exact": self.covariance,
+            "scaled": scale * self.covariance,
+            "mean_field": torch.diag(1 / precision.diagonal()),
+        }[q]
+        likelihood = GaussianLikelihood(
+            (1, 1, num_pixels), (0.0, 1.0), 256, variance="constant", sigma=SIGMA, sigma_floor=0.0
+        ).double()
+        self.model = VAE(
+            Flat(num_pixels),
+            self._posterior(of_q),
+            StandardNormalPrior(latent_dim).double(),
+            LinearDecoder(self.weight, self.bias),
+            likelihood,
+        )
+        z = torch.randn(num_images, latent_dim, generator=draw, dtype=torch.float64)
+        eps = torch.randn(num_images, num_pixels, generator=draw, dtype=torch.float64)
+        self.x = z @ self.weight.T + self.bias + SIGMA * eps
+        index = torch.arange(num_images)
+        self.batch = Batch(self.x.view(-1, 1, 1, num_pixels), torch.full_like(index, -1), index)
+        self.log_px = self.evidence(self.x)
+
+    def _posterior(self, covariance: Tensor) -> FullNormalPosterior:
+        D, P = len(covariance), len(self.bias)
+        posterior = FullNormalPosterior(P, D).double()
+        scale_tril = torch.linalg.cholesky(covariance)
+        diagonal = scale_tril.diagonal()
+        below = torch.tril_indices(D, D, offset=-1)
+        gain = self.covariance @ self.weight.T / SIGMA**2
+        with torch.no_grad():
+            posterior.mean.weight.copy_(gain)
+            posterior.mean.bias.copy_(-gain @ self.bias)
+            posterior.factor.weight.zero_()
+            posterior.factor.bias[:D] = 2 * diagonal.log()
+            posterior.factor.bias[D:] = D * (scale_tril / diagonal[:, None])[below[0], below[1]]
+        return posterior
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """log p(x) ``[n]`` of images ``[n, P]`` or ``[n, 1, 1, P]``."""
+        eye = torch.eye(len(self.bias), dtype=torch.float64)
+        covariance = self.weight @ self.weight.T + SIGMA**2 * eye
+        return MultivariateNormal(self.bias, covariance).log_prob(x.flatten(1))
 
 
 class Pixel(nn.Module):
@@ -145,3 +220,35 @@ def linear_normal(gain: float, offset: float, log_variance: float) -> NormalPost
             layer.weight.fill_(weight)
             layer.bias.fill_(bias)
     return head
+
+
+@dataclass
+class BlockDraws:
+    """A :class:`vaelab.evidence.Draws` for very many images, quick because a call is one call of torch; remembers what was asked for.
+
+    Attributes:
+        seed, num_images: of the whole; ``images`` are those that are drawn for.
+        asked: kind, purpose and repetition of each call.
+    """
+
+    seed: int
+    num_images: int
+    dtype: torch.dtype = torch.float64
+    images: slice = field(default_factory=lambda: slice(None))
+    asked: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def _generator(self, *call: Any) -> torch.Generator:
+        self.asked.append(call)
+        return torch.Generator().manual_seed(zlib.crc32(repr((self.seed, *call)).encode()))
+
+    def normal(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:
+        generator = self._generator("normal", purpose, repetition)
+        drawn = torch.randn(self.num_images, *shape, generator=generator, dtype=self.dtype)
+        return drawn[self.images]
+
+    def uniform(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:
+        generator = self._generator("uniform", purpose, repetition)
+        return torch.rand(self.num_images, *shape, generator=generator, dtype=self.dtype)[self.images]
+
+    def __getitem__(self, images: slice) -> BlockDraws:
+        return replace(self, images=images)

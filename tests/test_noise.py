@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vaelab.errors import SettingError
-from vaelab.noise import Noise, Split, Stream
+from vaelab.noise import ImageDraws, Noise, Split, Stream
 
 
 def test_a_step_does_not_depend_on_what_was_drawn_before() -> None:
@@ -59,7 +59,7 @@ def test_images_splits_repetitions_and_streams_differ() -> None:
         for repetition in (0, 1)
     ]
     rows = torch.cat(draws)
-    assert len(torch.unique(rows, dim=0)) == len(rows) == 24
+    assert len(torch.unique(rows, dim=0)) == len(rows) == 36
     assert len(torch.unique(rows)) == rows.numel(), "two of them overlap"
 
 
@@ -77,6 +77,31 @@ def test_image_noise_is_the_same_on_every_machine() -> None:
 
 
 REFERENCE = [[0.40128696, 0.78260279], [0.75024247, 0.2698192]]
+
+
+def test_draws_of_images_depend_on_image_purpose_repetition_and_kind() -> None:
+    draws = ImageDraws(Noise(3), Split.test, torch.tensor([4, 1, 8]))
+    rows = [
+        kind(purpose, (20,), repetition)
+        for kind in (draws.normal, lambda *what: torch.special.ndtri(draws.uniform(*what)))
+        for purpose in ("annealing", "adaptation")
+        for repetition in (0, 1, 2)
+    ]
+    everything = torch.cat(rows)
+    assert len(torch.unique(everything, dim=0)) == len(everything) == 36
+    correlation = torch.corrcoef(torch.stack([row.flatten() for row in rows]).double()) - torch.eye(12)
+    assert correlation.abs().max() < 5 / 60**0.5
+    assert torch.equal(draws[1:].normal("annealing", (20,), 2), draws.normal("annealing", (20,), 2)[1:])
+    assert torch.equal(draws[:1].uniform("annealing", (20,), 2), draws.uniform("annealing", (20,), 2)[:1])
+
+
+def test_normal_and_uniform_draws_do_not_share_random_words() -> None:
+    """The momentum of a chain must say nothing about whether it is accepted."""
+    draws = ImageDraws(Noise(0), Split.test, torch.arange(20_000))
+    normal, uniform = draws.normal("annealing", (1,)).double(), draws.uniform("annealing", (1,)).double()
+    for moment in (normal, normal.square(), normal.abs()):
+        joined = torch.stack([moment.flatten(), uniform.flatten()])
+        assert torch.corrcoef(joined)[0, 1].abs() < 4 / 20_000**0.5
 
 
 def test_an_epoch_visits_every_image_once_in_an_order_of_its_own() -> None:

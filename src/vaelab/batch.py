@@ -20,3 +20,7 @@ class Batch:
     x: Tensor
     y: Tensor
     index: Tensor
+
+    def __getitem__(self, images: slice) -> Batch:
+        """Some of the images."""
+        return Batch(self.x[images], self.y[images], self.index[images])

@@ -29,6 +29,8 @@ ROOMS = (
 #: what else it may build
 OTHERS = (
     "vaelab.data.ImageDataModule",
+    "vaelab.evidence.AnnealedEstimator",
+    "vaelab.evidence.BidirectionalEstimator",
     "vaelab.evidence.BoundEstimator",
     "vaelab.evidence.ImportanceEstimator",
     "vaelab.training.EarlyStoppingAfterWarmup",

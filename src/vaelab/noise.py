@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -29,6 +30,9 @@ class Stream(IntEnum):
     dequantize = 2
     order = 3
     prior = 4
+    adaptation = 5
+    annealing = 6
+    simulation = 7
 
 
 class Split(IntEnum):
@@ -36,6 +40,7 @@ class Split(IntEnum):
 
     train = 0
     test = 1
+    simulated = 2
 
 
 # The last word of the counter tells the kinds of key apart.
@@ -167,31 +172,38 @@ class Noise:
             yield
 
 
+@dataclass(frozen=True)
 class ImageDraws:
-    """The random numbers of some images of a split, by purpose.
+    """The random numbers of B images in evaluation, handed to estimators that need more than one call: a :class:`vaelab.evidence.Draws`.
 
-    Args:
-        noise: of the run.
-        split: what ``index`` counts in.
-        index: the images ``[B]``, int64.
-        dtype: of normal numbers; uniform ones are float32.
+    Attributes:
+        noise: of the run, or of the evaluation.
+        split: the set that ``keys`` count in.
+        keys: index of each image ``[B]``, int64.
+        dtype: of the normal numbers; uniform ones are float32.
+
+    >>> draws = ImageDraws(Noise(0), Split.test, torch.arange(3))
+    >>> torch.equal(draws[1:].normal("annealing", (4, 2)), draws.normal("annealing", (4, 2))[1:])
+    True
     """
 
-    def __init__(self, noise: Noise, split: Split, index: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        self._noise, self._split, self._index, self._dtype = noise, split, index, dtype
+    noise: Noise
+    split: Split
+    keys: Tensor
+    dtype: torch.dtype = torch.float32
 
-    def __getitem__(self, images: slice) -> ImageDraws:
-        return ImageDraws(self._noise, self._split, self._index[images], self._dtype)
-
+    # Both kinds are made of the same random words: one has the lower half of the repetitions, the other the upper.
     def normal(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:
-        """Standard normal numbers ``[B, *shape]``; ``purpose`` is the name of a :class:`Stream`."""
-        return self._noise.image_normal(
-            Stream[purpose], self._split, self._index, shape, repetition, self._dtype
-        )
+        """Standard normal numbers ``[B, *shape]`` on the CPU, ``purpose`` the name of a :class:`Stream`, ``0 <= repetition < 2**31``."""
+        return self.noise.image_normal(Stream[purpose], self.split, self.keys, shape, repetition, self.dtype)
 
     def uniform(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:
-        """Uniform numbers in [0, 1) ``[B, *shape]``."""
-        return self._noise.image_uniform(Stream[purpose], self._split, self._index, shape, repetition)
+        """Uniform numbers in [0, 1) ``[B, *shape]``, float32, on the CPU; otherwise as :meth:`normal`, of which they are independent."""
+        return self.noise.image_uniform(Stream[purpose], self.split, self.keys, shape, 2**31 + repetition)
+
+    def __getitem__(self, images: slice) -> ImageDraws:
+        """The random numbers of some of the images."""
+        return replace(self, keys=self.keys[images])
 
 
 def _numpy(dtype: torch.dtype) -> type[np.float32] | type[np.float64]:

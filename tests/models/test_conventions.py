@@ -115,3 +115,23 @@ def test_under_mixed_precision_the_terms_are_those_of_32_bits(model: str) -> Non
             for term in (layer.z, layer.log_p, layer.log_q, *([] if layer.kl is None else [layer.kl])):
                 assert term.dtype == torch.float32
             torch.testing.assert_close(layer.log_q_stopped, layer.log_q, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("prior", ["standard_normal", "normal", "flow"])
+def test_simulated_layers_have_the_density_that_log_joint_says(model: str, prior: str) -> None:
+    """z is a smooth function of as much noise: log p(z) = log N(eps; 0, I) - log |det dz/deps|, which log p(x, z) - log p(x|z) has to be, whatever x."""
+    built, batch = make(model, prior), images()
+    eps = normal(B, built.prior_noise_dim)
+    drawn = built.simulate(eps, batch.y)
+    joint = built.log_joint(batch, drawn.z.unsqueeze(0))[0]
+    for b in range(B):
+        own = slice(b, b + 1)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda noise, own=own: built.simulate(noise.unsqueeze(0), batch.y[own]).z[0], eps[b]
+        )
+        assert isinstance(jacobian, Tensor)
+        log_normal = torch.distributions.Normal(0.0, 1.0).log_prob(eps[b]).sum()
+        log_prior = log_normal - torch.linalg.slogdet(jacobian).logabsdet
+        torch.testing.assert_close(joint[b] - drawn.p_x.log_prob(batch.x)[b], log_prior)
+    torch.testing.assert_close(built.sample(eps, batch.y).mean, drawn.p_x.mean)

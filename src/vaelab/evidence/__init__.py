@@ -1,5 +1,7 @@
 """Evidence: what is reported. Estimators of log p(x), each with its errors; everything in nats per image."""
 
+from vaelab.evidence.ais import AnnealedEstimate, AnnealedEstimator, Annealing, ais, check_dimensions
+from vaelab.evidence.bdmc import BidirectionalEstimate, BidirectionalEstimator, bdmc
 from vaelab.evidence.bound import BoundEstimator, BoundValues, bound, bound_of
 from vaelab.evidence.draws import Draws
 from vaelab.evidence.estimates import Estimate, estimate, exact
@@ -12,6 +14,11 @@ __all__ = [
     "GREY_BCE",
     "NLL",
     "RAW_DENSITY",
+    "AnnealedEstimate",
+    "AnnealedEstimator",
+    "Annealing",
+    "BidirectionalEstimate",
+    "BidirectionalEstimator",
     "BoundEstimator",
     "BoundValues",
     "Draws",
@@ -21,8 +28,11 @@ __all__ = [
     "ImportanceEstimator",
     "Number",
     "RowLimit",
+    "ais",
+    "bdmc",
     "bound",
     "bound_of",
+    "check_dimensions",
     "estimate",
     "exact",
     "importance",

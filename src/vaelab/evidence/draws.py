@@ -1,4 +1,4 @@
-"""Noise, as estimators receive it."""
+"""Noise as an argument, for estimators that need it again and again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from torch import Tensor
 
 
 class Draws(Protocol):
-    """Random numbers of B images, each a function of (image, purpose, repetition) alone."""
+    """Random numbers of B images, each a function of (image, purpose, repetition) alone, on the CPU; :class:`vaelab.noise.ImageDraws` makes them.
 
-    def normal(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor: ...
+    Numbers of different images, purposes or repetitions are independent, and so are normal and uniform ones. Of one call no part is the call of a smaller shape.
+    """
 
-    def uniform(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor: ...
+    def normal(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:
+        """Standard normal numbers ``[B, *shape]``."""
+        ...
 
-    def __getitem__(self, images: slice) -> Draws: ...
+    def uniform(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:
+        """Uniform numbers in [0, 1) ``[B, *shape]``."""
+        ...
+
+    def __getitem__(self, images: slice) -> Draws:
+        """Those of some of the images."""
+        ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ class Number:
         curve: k -> the same number from k samples.
         settings: of the estimator: what two such numbers must share beside K.
         warning: a sentence on how far the number can be trusted.
+        split: where the images are not those that were handed over: ``simulated``.
     """
 
     metric: str
@@ -41,6 +42,11 @@ class Number:
     curve: Mapping[int, float] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     warning: str | None = None
+    split: str | None = None
+
+
+#: (steps done, steps in all), told within a call
+Progress = Callable[[int, int], None]
 
 
 class Estimator(ABC):
@@ -49,10 +55,12 @@ class Estimator(ABC):
     Attributes:
         name: in ``estimator=NAME`` and on cards.
         images_at_once: how many to hand over in one call, for memory's sake.
+        progress: told within a call that takes long.
     """
 
     name: ClassVar[str]
     images_at_once: int
+    progress: Progress | None = None
 
     @abstractmethod
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ def streamed(
     rows, device = limit.on(batch.x.device), batch.x.device
     try:
         blocks = [
-            _block(model, _images(batch, images), eps[:, images], rows, read)
+            _block(model, batch[images], eps[:, images], rows, read)
             for images in _slices(eps.shape[1], max(1, rows // eps.shape[0]))
         ]
     except RuntimeError as error:
@@ -87,13 +87,31 @@ def _slices(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _images(batch: Batch, part: slice) -> Batch:
-    return Batch(batch.x[part], batch.y[part], batch.index[part])
-
-
 def _out_of_memory(error: RuntimeError) -> bool:
     """Only CUDA's allocator has an exception of its own."""
     text = str(error)
     return (
         isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text
     )
+
+
+def in_halves(measure: Callable[[slice], dict[str, Tensor]], num_images: int) -> dict[str, Tensor]:
+    """``measure`` of all images, or of one half after the other where memory does not hold them together: columns ``[B]``.
+
+    Raises:
+        torch.OutOfMemoryError: one image is too much.
+    """
+
+    def measured(images: slice) -> dict[str, Tensor]:
+        size = images.stop - images.start
+        try:
+            return measure(images)
+        except RuntimeError as error:
+            if not _out_of_memory(error) or size == 1:
+                raise
+        print(f"out of memory: going on with {-(-size // 2)} images at once", flush=True)
+        middle = images.start + size // 2
+        parts = [measured(slice(images.start, middle)), measured(slice(middle, images.stop))]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    return measured(slice(0, num_images))

@@ -89,7 +89,7 @@ def cards(
             se_images=e.se_images,
             se_mc=e.se_mc,
             units="nats",
-            split=split,
+            split=number.split or split,
             num_images=e.num_images,
             estimator=number.estimator,
             num_samples=number.num_samples,

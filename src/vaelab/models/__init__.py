@@ -1,7 +1,7 @@
 """Models: each puts encoder, decoder, posterior, prior and likelihood together and returns :class:`Terms`."""
 
 from vaelab.models.hierarchical import HierarchicalVAE, LadderVAE
-from vaelab.models.model import Inference, Model
+from vaelab.models.model import Inference, Model, Simulated
 from vaelab.models.terms import LayerTerms, Terms, closed_form_kl
 from vaelab.models.top_down import TopDownVAE
 from vaelab.models.traits import Traits
@@ -14,6 +14,7 @@ __all__ = [
     "LadderVAE",
     "LayerTerms",
     "Model",
+    "Simulated",
     "Terms",
     "TopDownVAE",
     "Traits",

@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.model import Inference, Model, Recipe, parameters_apart, traits_of
+from vaelab.models.model import Inference, Model, Recipe, Simulated, parameters_apart, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms, closed_form_kl
 from vaelab.models.traits import Traits
 from vaelab.networks import MLPEncoder
@@ -158,13 +158,13 @@ class Layered(Model):
             z = p(z).mean
         return self.likelihood(self.decoder(z))
 
-    def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
+    def simulate(self, eps: Tensor, y: Tensor | None = None) -> Simulated:
         *lower, top = eps.split([*self.dims[:-1], self.prior.noise_dim], dim=-1)
-        z = self.prior.draw(top, infer=self.infer_code())
+        zs = [self.prior.draw(top, infer=self.infer_code())]
         for p, noise in zip(reversed(self.downwards), reversed(lower), strict=True):
-            below = p(z)
-            z = below.mean + below.stddev * noise
-        return self.likelihood(self.decoder(z))
+            below = p(zs[-1])
+            zs.append(below.mean + below.stddev * noise)
+        return Simulated(torch.cat(zs[::-1], dim=-1), self.likelihood(self.decoder(zs[-1])))
 
     def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
         zs = z.split(self.dims, dim=-1)

@@ -41,6 +41,19 @@ class Recipe(Protocol):
     def likelihood(self) -> Any: ...
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """Ancestral samples of p(x, z), short of the pixels, which ``likelihood.draw`` makes of ``p_x``.
+
+    Attributes:
+        z: all layers, the one next to the image first ``[n, sum of D]``, as :meth:`Model.log_joint` takes them.
+        p_x: p(x|z), batch shape ``[n]``.
+    """
+
+    z: Tensor
+    p_x: Distribution
+
+
 class Model(nn.Module, ABC):
     """p(x, z), perhaps given labels y, with the approximate posterior q(z|x). It draws no random numbers: noise is an argument.
 
@@ -51,12 +64,14 @@ class Model(nn.Module, ABC):
         noise_dim: standard normal numbers that a sample of q takes.
         prior_noise_dim: standard normal numbers that a sample of p(z) takes.
         num_classes: labels that the model is conditional on; 0 = none.
+        likelihood: parameters -> p(x|z), of which it draws images.
     """
 
     takes: ClassVar[frozenset[str]]
     noise_dim: int
     prior_noise_dim: int
     num_classes: int = 0
+    likelihood: Any
 
     @classmethod
     @abstractmethod
@@ -80,8 +95,12 @@ class Model(nn.Module, ABC):
         """p(x|code) of codes ``[..., D]`` and labels ``[...]``; layers between are at their means."""
 
     @abstractmethod
+    def simulate(self, eps: Tensor, y: Tensor | None = None) -> Simulated:
+        """Samples z of the prior, every layer given those above it, and p(x|z) there, from noise ``eps [n, prior_noise_dim]``."""
+
     def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x|z) at samples z of the prior, from noise ``eps [n, prior_noise_dim]``; its mean is the picture usually shown."""
+        return self.simulate(eps, y).p_x
 
     @abstractmethod
     def log_joint(self, batch: Batch, z: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Independent
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer
 from vaelab.models.hierarchical import NormalDraw, unfolded
-from vaelab.models.model import Inference, Model, Recipe, check_prior, traits_of
+from vaelab.models.model import Inference, Model, Recipe, Simulated, check_prior, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms
 from vaelab.models.traits import Traits
 from vaelab.networks.layers import positive, widened
@@ -246,15 +246,17 @@ class TopDownVAE(Model):
         parameters = self.path(code.flatten(0, -2), lambda number, block, p, hidden: p.mean)
         return self._likelihood(parameters, code.shape[:-1])
 
-    def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
+    def simulate(self, eps: Tensor, y: Tensor | None = None) -> Simulated:
         *lower, top = eps.split([*self.dims[:-1], self.prior.noise_dim], dim=-1)
         lower.reverse()
-        code = self.prior.draw(top, infer=self.infer_code())
+        zs = [self.prior.draw(top, infer=self.infer_code())]
 
         def choose(number: int, block: TopDownBlock, p: Independent, hidden: Tensor) -> Tensor:
-            return p.mean + p.stddev * lower[number]
+            zs.append(p.mean + p.stddev * lower[number])
+            return zs[-1]
 
-        return self.likelihood(self.path(code, choose))
+        p_x = self.likelihood(self.path(zs[0], choose))
+        return Simulated(torch.cat(zs[::-1], dim=-1), p_x)
 
     def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
         *lower, code = z.split(self.dims, dim=-1)

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.model import Inference, Model, Recipe, check_prior, traits_of
+from vaelab.models.model import Inference, Model, Recipe, Simulated, check_prior, traits_of
 from vaelab.models.terms import LayerTerms, Terms
 from vaelab.models.traits import Traits
 
@@ -115,11 +115,11 @@ class VAE(Model):
     def decode(self, code: Tensor, y: Tensor | None = None) -> Distribution:
         return self.likelihood(self._decode(code, self.context(y)))
 
-    def sample(self, eps: Tensor, y: Tensor | None = None) -> Distribution:
+    def simulate(self, eps: Tensor, y: Tensor | None = None) -> Simulated:
         context = self.context(y)
         infer = Inference(self.encoder, self.posterior, context)
         z = self.prior.draw(eps, infer=infer, context=context)
-        return self.likelihood(self._decode(z, context))
+        return Simulated(z, self.likelihood(self._decode(z, context)))
 
     def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
         context = self.context(batch.y)

@@ -117,12 +117,18 @@ class TestProgress(L.Callback):
         sizes = [len(index) for index in _module(pl_module).data.test_dataloader()]
         self._task = self._progress.add_task("images", total=sum(sizes), numbers="")
         self._progress.start()
+        _module(pl_module).estimator.progress = self._within
+
+    def _within(self, done: int, total: int) -> None:
+        """How far the batch at hand is."""
+        if self._progress is not None:
+            self._progress.update(self._task, numbers=f"{done / total:.0%} of these", refresh=True)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if self._progress is not None:
-            self._progress.update(self._task, advance=len(batch), refresh=True)
+            self._progress.update(self._task, advance=len(batch), numbers="", refresh=True)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
