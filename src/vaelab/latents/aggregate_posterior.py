@@ -6,9 +6,8 @@ The sum is over all N images and not over a minibatch. Densities are in float64,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -162,40 +161,49 @@ def _log_mixture(
     mu, x = mu - centre, x - centre
     furthest = torch.maximum(mu.abs().amax(0), x.abs().amax(0))
     lost = (furthest / sigma).square().sum(-1).amax().item() * torch.finfo(torch.float64).eps
-    block = partial(_products if lost <= LOST else _differences, mu, sigma, x)
-    images = min(len(mu), at_once)
+    block = (_products if lost <= LOST else _differences)(mu, sigma, x)
+    images = min(len(mu), 2 * math.isqrt(at_once))
     rows = max(1, at_once // images)
     blocks = [
         (slice(m, m + rows), slice(n, n + images))
-        for n in range(0, len(mu), images)
         for m in range(0, len(x), rows)
+        for n in range(0, len(mu), images)
     ]
     log_sum = x.new_full((len(x),), -torch.inf)
     for m, n in told(what, blocks, progress):
         log_q = block(m, n)
-        # torch.logsumexp, but in place: an exponential more costs less than an array more
+        # torch.logsumexp, but in place: an array more costs more than the exponentials
         largest = log_q.amax(1, keepdim=True)
-        part = log_q.sub_(largest).exp_().sum(1).log_() + largest.squeeze(1)
+        part = log_q.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
         log_sum[m] = torch.logaddexp(log_sum[m], part)
     return log_sum - math.log(len(mu))
 
 
-def _products(mu: Tensor, sigma: Tensor, x: Tensor, m: slice, n: slice) -> Tensor:
-    """log N(z; mu, diag sigma^2) of the z in ``m`` and the images in ``n``, ``[m, n]``."""
-    mean, precision = mu[n], sigma[n].square().reciprocal()
-    constant = mean.square().mul(precision).sum(1) - precision.log().sum(1) + LOG_2_PI * mean.shape[1]
-    points = torch.cat([x[m].square(), x[m], torch.ones_like(x[m][:, :1])], 1)
-    return points @ torch.cat([-0.5 * precision, mean * precision, -0.5 * constant.unsqueeze(1)], 1).mT
+#: (some z, some images) -> log N(z; mu, diag sigma^2) of each pair
+Block = Callable[[slice, slice], Tensor]
 
 
-def _differences(mu: Tensor, sigma: Tensor, x: Tensor, m: slice, n: slice) -> Tensor:
+def _products(mu: Tensor, sigma: Tensor, x: Tensor) -> Block:
+    precision = sigma.square().reciprocal()
+    constant = (mu.square() * precision + 2 * sigma.log() + LOG_2_PI).sum(1, keepdim=True)
+    points = torch.cat([x.square(), x, torch.ones_like(x[:, :1])], 1)
+    forms = torch.cat([-0.5 * precision, mu * precision, -0.5 * constant], 1)
+    return lambda m, n: points[m] @ forms[n].mT
+
+
+def _differences(mu: Tensor, sigma: Tensor, x: Tensor) -> Block:
     """The same, without large numbers that cancel."""
-    constant = sigma[n].log().sum(1) + 0.5 * LOG_2_PI * mu.shape[1]
-    total = (-constant).expand(len(x[m]), -1).clone()
-    for z_d, mu_d, sigma_d in zip(x[m].unbind(1), mu[n].unbind(1), sigma[n].unbind(1), strict=True):
-        scaled = (z_d.unsqueeze(1) - mu_d).div_(sigma_d)
-        total.addcmul_(scaled, scaled, value=-0.5)
-    return total
+    constant = sigma.log().sum(1) + 0.5 * LOG_2_PI * mu.shape[1]
+    centres, widths, points = (t.mT.contiguous() for t in (mu, sigma, x))
+
+    def block(m: slice, n: slice) -> Tensor:
+        log_q = (-constant[n]).repeat(len(x[m]), 1)
+        for z_d, mu_d, sigma_d in zip(points[:, m], centres[:, n], widths[:, n], strict=True):
+            distance = (z_d.unsqueeze(1) - mu_d).div_(sigma_d)
+            log_q.addcmul_(distance, distance, value=-0.5)
+        return log_q
+
+    return block
 
 
 def _posteriors(mean: Tensor, stddev: Tensor) -> tuple[Tensor, Tensor]:
