@@ -32,6 +32,8 @@ def pictures(c=1, h=28, w=28):
         "curves": figures.learning_curves(
             [{"step": s, "train/elbo": -s, "val/rate": 1} for s in range(9)], 3
         ),
+        "rates": figures.rate_per_dimension(rng.random(64), rng.random(64) > 0.5),
+        "rate and distortion": figures.rate_distortion([30, 20, 9], [60, 70, 95], [0.5, 1, 4]),
     }
 
 
@@ -114,6 +116,38 @@ def test_learning_curves_draw_what_was_logged_and_mark_the_selected_step():
     assert [t.get_text() for t in axes[1].texts] == ["not logged"]
 
 
+def test_rates_are_sorted_and_named_by_their_dimension():
+    axes = figures.rate_per_dimension([0.5, 2.0, 0.0, 1.0], [True, True, False, True]).axes[0]
+    bars = {round(float(b.get_x() + b.get_width() / 2)): float(b.get_height()) for b in axes.patches}
+    assert [bars[i] for i in range(4)] == [2.0, 1.0, 0.5, 0.0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "3", "0", "2"]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["active (3)", "inactive (1)"]
+    assert "3.50 nats" in axes.get_title(loc="left")
+
+
+def test_on_a_grey_line_rate_and_distortion_add_up_to_minus_the_elbo_beside_it():
+    axes = figures.rate_distortion([30.0, 9.0, 20.0], [60.0, 95.0, 70.0], [0.5, 4, 1]).axes[0]
+    *lines, joined = axes.get_lines()
+    sums = {
+        float(line.get_xdata()[0] + line.get_ydata()[0])
+        for line in lines
+        if np.ptp(np.asarray(line.get_xdata()) + np.asarray(line.get_ydata())) < 1e-9
+    }
+    assert len(sums) == len(lines) > 3
+    labels = [t for t in axes.texts if t.get_text().startswith("−")]
+    assert labels
+    for label in labels:
+        x, y = label.xy
+        assert x + y == pytest.approx(-float(label.get_text().replace("−", "-")))
+        assert any(x + y == pytest.approx(s) for s in sums)
+    assert list(joined.get_xdata()) == [30.0, 20.0, 9.0]  # in the order of beta
+    assert [t.get_text() for t in axes.texts if "beta" in t.get_text()] == [
+        r"$\beta$ = 0.5", r"$\beta$ = 4", r"$\beta$ = 1",
+    ]  # fmt: skip
+
+
 def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
     images = rng.random((4, 1, 8, 8))
     a = figures.save(figures.samples(images, "t"), tmp_path / "deep" / "a.png").read_bytes()
@@ -134,10 +168,15 @@ def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
         lambda: figures.manifold(np.zeros((2, 3, 1, 8, 8)), [0, 1]),
         lambda: figures.interpolation(np.zeros((2, 2, 1, 8, 8))),
         lambda: figures.latents(np.zeros((3, 3)), np.zeros(3)),
+        lambda: figures.rate_per_dimension(np.zeros(3), np.zeros(2, dtype=bool)),
+        lambda: figures.rate_per_dimension([1.0, np.nan]),
+        lambda: figures.rate_distortion([1.0], [1.0, 2.0], [1.0]),
+        lambda: figures.rate_distortion([1.0], [np.inf], [1.0]),
+        lambda: figures.rate_distortion([1.0], [1.0], [1.0], [[1.0]]),
     ],
 )
 def test_a_wrong_shape_is_refused_by_name(draw):
-    with pytest.raises(ValueError, match=r"images|x_hat|z2"):
+    with pytest.raises(ValueError, match=r"images|x_hat|z2|rates|errors"):
         draw()
 
 

@@ -52,7 +52,7 @@ class CutModel(nn.Module):
         p = model.prior(infer=infer, context=context).base_dist
         kept_q = LogVarianceNormal(q.loc[..., left], q.log_variance[..., left])
         sample = NormalSample(Independent(kept_q, 1, validate_args=False), eps[..., left])
-        z = p.mean.expand_as(eps).index_put((..., left), sample.z)
+        z = p.mean.expand_as(eps).index_copy(-1, left.nonzero().squeeze(-1), sample.z)
         p_x = model.likelihood(model.decoder(z) if context is None else model.decoder(z, context=context))
         layer = LayerTerms(sample, Independent(_part(p, left), 1, validate_args=False))
         return Terms(log_px=p_x.log_prob(batch.x), layers=(layer,))
