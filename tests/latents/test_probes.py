@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,10 @@ def test_too_few_steps_are_told():
 
 def test_what_cannot_be_is_refused():
     (train, y), (test, truth) = clusters(20), clusters(10)
-    for settings, name in (({"k": 0}, "k=0"), ({"k": 21}, "k=21"), ({"metric": "cosin"}, "cosine")):
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"k": 0}, "k=0"), ({"k": 21}, "k=21"), ({"metric": "cosin"}, "cosine"),
+    ]  # fmt: skip
+    for settings, name in wrong:
         with pytest.raises(SettingError, match=name):
             nearest_neighbours_probe(train, y, test, truth, **settings)
     with pytest.raises(SettingError, match="C=0"):

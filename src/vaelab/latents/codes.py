@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.batch import Batch
 from vaelab.errors import integer
 from vaelab.evidence.estimates import exact
 from vaelab.latents.progress import Progress, told
+from vaelab.models import Model
 from vaelab.models.terms import Layer, LayerTerms, Terms
 
 #: positions of images in their split ``[B]`` -> standard normal numbers ``[K, B, noise_dim]``, a function of these positions alone
@@ -75,7 +76,7 @@ class Draws:
 
 
 def codes(
-    model: nn.Module, batches: Iterable[Batch], noise: NoiseOf | None = None, progress: Progress | None = None
+    model: Model, batches: Iterable[Batch], noise: NoiseOf | None = None, progress: Progress | None = None
 ) -> Codes:
     """Walk through ``batches``.
 
@@ -98,7 +99,7 @@ def codes(
 
 
 @torch.no_grad()
-def terms_of(model: nn.Module, batch: Batch, noise: NoiseOf) -> Terms:
+def terms_of(model: Model, batch: Batch, noise: NoiseOf) -> Terms:
     """The terms of ``batch`` with the noise of its images."""
     return model(batch, noise(batch.index).to(batch.x))
 
@@ -110,7 +111,7 @@ class CodesAccumulator:
     _parts: list[Codes] = field(default_factory=list)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, batch: Batch, terms: Terms | None) -> None:
+    def update(self, model: Model, batch: Batch, terms: Terms | None) -> None:
         """Add the codes of ``batch``, and the samples of ``terms``."""
         layer: Layer | None = None if terms is None else terms.layers[-1]
         known = layer if layer is not None and layer.mean is not None else model.encode(batch)
@@ -168,7 +169,7 @@ def _log_p(layer: Layer) -> Tensor | None:
 
 
 @torch.no_grad()
-def posteriors(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Distribution]:
+def posteriors(model: Model, batches: Iterable[Batch]) -> Iterator[Distribution]:
     """q(z|x) of the code, batch by batch, each made when it is asked for; of models whose q(z|x) depends on nothing but the image."""
     for batch in batches:
         layer = model.encode(batch)

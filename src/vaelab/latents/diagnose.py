@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer, number
@@ -17,6 +17,7 @@ from vaelab.latents.information import Information, decompose, information, noth
 from vaelab.latents.probes import Probe, linear_probe, nearest_neighbours_probe
 from vaelab.latents.progress import Progress, told
 from vaelab.latents.rate import LayerRate, RateAccumulator
+from vaelab.models import Model
 from vaelab.models.terms import LayerTerms
 
 NO_PRIOR = "p(z) depends on the labels: there is no one prior to compare q(z) with"
@@ -53,7 +54,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: nn.Module,
+    model: Model,
     batches: Iterable[Batch],
     noise: NoiseOf,
     *,
@@ -90,7 +91,7 @@ def diagnose(
     integer("neighbours", neighbours, 1)
     integer("at_once", at_once, 1)
     number("threshold", threshold, "must be a number >= 0", lambda t: t >= 0)
-    if iter(batches) is batches:
+    if isinstance(batches, Iterator):
         raise ValueError("batches are gone through more than once: give a list or a DataLoader")
     rates, activities, gathered = RateAccumulator(), ActivityAccumulator(), CodesAccumulator()
     for batch in told("codes", batches, progress):
@@ -124,7 +125,7 @@ def diagnose(
 
 
 def _information(
-    model: nn.Module,
+    model: Model,
     batches: Iterable[Batch],
     code: Codes,
     num_samples: int,
@@ -148,7 +149,7 @@ def _information(
 
 
 def _probes(
-    model: nn.Module,
+    model: Model,
     train_batches: Iterable[Batch] | None,
     code: Codes,
     neighbours: int,
@@ -171,7 +172,7 @@ def _probes(
 
 
 def _cut(
-    model: nn.Module,
+    model: Model,
     active: Tensor | None,
     batches: Iterable[Batch],
     noise: NoiseOf | None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,7 +14,7 @@ Progress = Callable[[str, int, int | None], None]
 
 def told(what: str, items: Iterable[T], progress: Progress | None) -> Iterator[T]:
     """``items``, one by one; ``progress`` is told after each."""
-    total = len(items) if isinstance(items, Collection) or hasattr(items, "__len__") else None
+    total = length_hint(items) or None  # a loader of a stream has none, and says so by an exception
     for done, item in enumerate(items, 1):
         yield item
         if progress is not None:
