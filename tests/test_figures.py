@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.text import Annotation
 from PIL import Image
 
 from vaelab import figures
@@ -32,6 +33,8 @@ def pictures(c=1, h=28, w=28):
         "curves": figures.learning_curves(
             [{"step": s, "train/elbo": -s, "val/rate": 1} for s in range(9)], 3
         ),
+        "rates": figures.rate_per_dimension(rng.random(64), rng.random(64) > 0.5),
+        "rate and distortion": figures.rate_distortion([30, 20, 9], [60, 70, 95], [0.5, 1, 4]),
     }
 
 
@@ -114,6 +117,36 @@ def test_learning_curves_draw_what_was_logged_and_mark_the_selected_step():
     assert [t.get_text() for t in axes[1].texts] == ["not logged"]
 
 
+def test_rates_are_sorted_and_named_by_their_dimension():
+    axes = figures.rate_per_dimension([0.5, 2.0, 0.0, 1.0], [True, True, False, True]).axes[0]
+    boxes = [bar.get_extents().transformed(axes.transData.inverted()) for bar in axes.patches]
+    bars = {round((box.x0 + box.x1) / 2): round(box.y1, 9) for box in boxes}
+    assert [bars[i] for i in range(4)] == [2.0, 1.0, 0.5, 0.0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "3", "0", "2"]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["active (3)", "inactive (1)"]
+    assert "3.50 nats" in axes.get_title(loc="left")
+
+
+def test_on_a_grey_line_rate_and_distortion_add_up_to_minus_the_elbo_beside_it():
+    axes = figures.rate_distortion([30.0, 9.0, 20.0], [60.0, 95.0, 70.0], [0.5, 4, 1]).axes[0]
+    *lines, joined = (np.asarray(line.get_xydata()) for line in axes.get_lines())
+    assert len(lines) > 3
+    assert all(np.ptp(line.sum(1)) < 1e-9 for line in lines)
+    sums = np.array([line.sum(1)[0] for line in lines])
+    labels = [t for t in axes.texts if isinstance(t, Annotation) and t.get_text().startswith("−")]
+    assert labels
+    for label in labels:
+        at = sum(label.xy)
+        assert at == pytest.approx(-float(label.get_text().replace("−", "-")))
+        assert np.abs(sums - at).min() < 1e-9
+    assert joined[:, 0].tolist() == [30.0, 20.0, 9.0]  # in the order of beta
+    assert [t.get_text() for t in axes.texts if "beta" in t.get_text()] == [
+        r"$\beta$ = 0.5", r"$\beta$ = 4", r"$\beta$ = 1",
+    ]  # fmt: skip
+
+
 def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
     images = rng.random((4, 1, 8, 8))
     a = figures.save(figures.samples(images, "t"), tmp_path / "deep" / "a.png").read_bytes()
@@ -134,10 +167,15 @@ def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
         lambda: figures.manifold(np.zeros((2, 3, 1, 8, 8)), [0, 1]),
         lambda: figures.interpolation(np.zeros((2, 2, 1, 8, 8))),
         lambda: figures.latents(np.zeros((3, 3)), np.zeros(3)),
+        lambda: figures.rate_per_dimension(np.zeros(3), np.zeros(2, dtype=bool)),
+        lambda: figures.rate_per_dimension([1.0, np.nan]),
+        lambda: figures.rate_distortion([1.0], [1.0, 2.0], [1.0]),
+        lambda: figures.rate_distortion([1.0], [np.inf], [1.0]),
+        lambda: figures.rate_distortion([1.0], [1.0], [1.0], [[1.0]]),
     ],
 )
 def test_a_wrong_shape_is_refused_by_name(draw):
-    with pytest.raises(ValueError, match=r"images|x_hat|z2"):
+    with pytest.raises(ValueError, match=r"images|x_hat|z2|rates|errors"):
         draw()
 
 

@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
@@ -253,6 +254,118 @@ def learning_curves(rows: Sequence[Mapping[str, float]], best_step: float | None
             if late and i == 0:
                 axes.legend(loc="lower right", framealpha=1, edgecolor="none")
     return figure
+
+
+def rate_per_dimension(rates: ArrayLike, active: ArrayLike | None = None) -> Figure:
+    """The rate of each latent dimension ``rates [D]`` in nats per image, the largest first.
+
+    Those that ``active [D]`` (bool) does not count are drawn in another colour.
+    """
+    height = np.asarray(rates, dtype=float)
+    on = np.ones(len(height), dtype=bool) if active is None else np.asarray(active, dtype=bool)
+    if height.ndim != 1 or on.shape != height.shape or len(height) == 0:
+        raise ValueError(f"rates {height.shape} and active {on.shape} must both be [D], D >= 1")
+    if not np.isfinite(height).all():
+        raise ValueError("rates must be finite")
+    order = np.argsort(-height, kind="stable")
+    height, on = height[order], on[order]
+    with matplotlib.rc_context(_STYLE):
+        figure = _blank(1100, 560)
+        axes = figure.add_axes((0.08, 0.14, 0.88, 0.76))
+        place = np.arange(len(height))
+        counted = active is not None
+        for which, colour, name in ((on, TRAIN, "active"), (~on, VAL, "inactive")):
+            if which.any():
+                label = f"{name} ({which.sum()})" if counted else None
+                axes.bar(place[which], height[which], width=0.8, color=colour, linewidth=0, label=label)
+        numbers = [str(d) for d in order]
+        widest = _text_width("0" * max(map(len, numbers)), 7) + 6
+        every = int(np.ceil(widest * len(height) / (0.88 * 1100)))
+        axes.set_xticks(place[::every], numbers[::every], fontsize=7)
+        axes.set_xlim(-0.8, len(height) - 0.2)
+        axes.set_ylim(0, 1.06 * max(float(height[0]), 1e-9))
+        axes.set_xlabel("latent dimension, by its rate")
+        axes.set_ylabel("rate (nats per image)")
+        axes.set_title(f"rate of each dimension: {height.sum():.2f} nats in all", loc="left")
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        if counted:
+            axes.legend(loc="upper right", frameon=False)
+    return figure
+
+
+def rate_distortion(
+    rates: ArrayLike,
+    distortions: ArrayLike,
+    betas: Sequence[float],
+    errors: ArrayLike | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Distortion ``[n]`` against rate ``[n]``, nats per image, a point a run labelled by its beta (Alemi et al. 2018,
+    "Fixing a broken ELBO"); on each grey line the ELBO -(rate + distortion) is one number.
+
+    ``errors [n, 2]`` are standard errors of rate and distortion. A line joins the runs in the order of beta.
+    """
+    rate, distortion = np.asarray(rates, dtype=float), np.asarray(distortions, dtype=float)
+    if rate.ndim != 1 or rate.shape != distortion.shape or not len(rate) == len(betas) > 0:
+        raise ValueError(
+            f"rates {rate.shape}, distortions {distortion.shape} and {len(betas)} betas must be of the same runs"
+        )
+    if not (np.isfinite(rate).all() and np.isfinite(distortion).all()):
+        raise ValueError("rates and distortions must be finite")
+    se = None if errors is None else np.asarray(errors, dtype=float)
+    if se is not None and se.shape != (len(rate), 2):
+        raise ValueError(f"errors {se.shape} must be [{len(rate)}, 2]")
+    order = np.argsort(np.asarray(betas, dtype=float), kind="stable")
+    with matplotlib.rc_context(_STYLE):
+        figure = _blank(1000, 860)
+        axes = figure.add_axes((0.1, 0.1, 0.86, 0.83))
+        (left, right), (low, high) = _around(rate), _around(distortion)
+        right += 0.06 * (right - left)  # for what stands beside the last point
+        axes.set_xlim(left, right)
+        axes.set_ylim(low, high)
+        for level in MaxNLocator(9).tick_values(left + low, right + high):
+            # where the line rate + distortion = level enters the picture, at the left or at the top
+            start = max(left, level - high)
+            end = min(right, level - low)
+            if end <= start:
+                continue
+            axes.plot([start, end], [level - start, level - end], color="#d9d9d9", linewidth=0.8, zorder=1)
+            if (end - start) > 0.12 * (right - left):
+                axes.annotate(
+                    _signed(-level), (end, level - end), color=FAINT, fontsize=7, zorder=1.5,
+                    xytext=(-4, 5), textcoords="offset points", ha="right", va="bottom",
+                    path_effects=[withStroke(linewidth=2.5, foreground="white")],
+                )  # fmt: skip
+        axes.plot(rate[order], distortion[order], color=TRAIN, linewidth=1, alpha=0.5, zorder=2)
+        if se is not None:
+            axes.errorbar(
+                rate,
+                distortion,
+                xerr=se[:, 0],
+                yerr=se[:, 1],
+                fmt="none",
+                ecolor=TRAIN,
+                elinewidth=1,
+                zorder=2.5,
+            )
+        axes.scatter(rate, distortion, s=34, color=TRAIN, linewidths=0, zorder=3)
+        for x, y, beta in zip(rate, distortion, betas, strict=True):
+            axes.annotate(
+                f"$\\beta$ = {beta:g}", (x, y), xytext=(7, 6), textcoords="offset points", fontsize=8, zorder=4,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )  # fmt: skip
+        axes.set_xlabel("rate (nats per image)")
+        axes.set_ylabel("distortion (nats per image)")
+        axes.set_title(title or "rate and distortion; grey: lines of one ELBO, in nats", loc="left")
+    return figure
+
+
+def _around(values: Array) -> tuple[float, float]:
+    """Limits of an axis with room around ``values``."""
+    low, high = float(values.min()), float(values.max())
+    room = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room
 
 
 def save(figure: Figure, path: Path | str) -> Path:
