@@ -4,6 +4,7 @@ from vaelab.evidence.bound import BoundValues, bound
 from vaelab.evidence.estimates import Estimate, estimate, exact
 from vaelab.evidence.importance import ImportanceAccumulator, ImportanceEstimate, importance, low_ess_warning
 from vaelab.evidence.labels import GREY_BCE, NLL, RAW_DENSITY, label
+from vaelab.evidence.sample_quality import SampleQuality, sample_quality
 
 __all__ = [
     "GREY_BCE",
@@ -13,10 +14,12 @@ __all__ = [
     "Estimate",
     "ImportanceAccumulator",
     "ImportanceEstimate",
+    "SampleQuality",
     "bound",
     "estimate",
     "exact",
     "importance",
     "label",
     "low_ess_warning",
+    "sample_quality",
 ]
