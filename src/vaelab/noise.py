@@ -29,6 +29,7 @@ class Stream(IntEnum):
     dequantize = 2
     order = 3
     prior = 4
+    pixels = 5  # of images drawn from p(x|z)
 
 
 class Split(IntEnum):
