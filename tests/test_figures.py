@@ -29,6 +29,7 @@ def pictures(c=1, h=28, w=28):
         "traversal": figures.traversal(images(3, 7), np.linspace(-3, 3, 7), [0, 12, 63], [12.31, 2.0, 0.1]),
         "manifold": figures.manifold(images(6, 6), np.linspace(0.05, 0.95, 6)),
         "interpolation": figures.interpolation(images(3, 6)),
+        "neighbours": figures.neighbours(images(5), images(5, 4), rng.random((5, 4))),
         "latents": figures.latents(z, np.arange(200) % 11 - 1, (0.5, 0.25), ("PC 1", "PC 2")),
         "curves": figures.learning_curves(
             [{"step": s, "train/elbo": -s, "val/rate": 1} for s in range(9)], 3
@@ -166,6 +167,8 @@ def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
         lambda: figures.traversal(np.zeros((2, 3, 1, 8, 8)), [0, 1], [0, 1], [0.0, 0.0]),
         lambda: figures.manifold(np.zeros((2, 3, 1, 8, 8)), [0, 1]),
         lambda: figures.interpolation(np.zeros((2, 2, 1, 8, 8))),
+        lambda: figures.neighbours(np.zeros((2, 1, 8, 8)), np.zeros((3, 4, 1, 8, 8)), np.zeros((3, 4))),
+        lambda: figures.neighbours(np.zeros((2, 1, 8, 8)), np.zeros((2, 4, 1, 8, 8)), np.zeros((2, 3))),
         lambda: figures.latents(np.zeros((3, 3)), np.zeros(3)),
         lambda: figures.rate_per_dimension(np.zeros(3), np.zeros(2, dtype=bool)),
         lambda: figures.rate_per_dimension([1.0, np.nan]),
@@ -175,7 +178,7 @@ def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
     ],
 )
 def test_a_wrong_shape_is_refused_by_name(draw):
-    with pytest.raises(ValueError, match=r"images|x_hat|z2|rates|errors"):
+    with pytest.raises(ValueError, match=r"images|x_hat|z2|rates|errors|neighbours"):
         draw()
 
 
@@ -183,3 +186,21 @@ def test_no_pyplot():
     assert "matplotlib.pyplot" not in vars(figures)
     assert not any(name == "plt" for name in vars(figures))
     assert figures.__name__ in sys.modules
+
+
+def test_a_sample_stands_framed_before_its_neighbours_the_nearest_first():
+    greys = np.array([0.2, 0.4, 0.6])
+    images = np.broadcast_to(greys[:, None, None, None], (3, 1, 8, 8))
+    figure = figures.neighbours(images[None, 0], images[None, 1:], [[1.5, 2.5]])
+    image = pixels(figure)
+    across = [int(v) for v in image[-figures.PAD - 10, :, 0]]
+    assert [v for i, v in enumerate(across) if v in (51, 102, 153) and v != across[i - 1]] == [51, 102, 153]
+    frame = tuple(int(figures.VAL[i : i + 2], 16) for i in (1, 3, 5))
+    columns = np.nonzero((image == frame).all(axis=-1).any(axis=0))[0]
+    assert columns.max() < across.index(102)
+    assert "1.5" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_rows_of_neighbours_that_do_not_fit_are_counted_in_the_title():
+    figure = figures.neighbours(np.zeros((90, 1, 8, 8)), np.zeros((90, 4, 1, 8, 8)), np.zeros((90, 4)))
+    assert "(first 80 of 90)" in figure.axes[0].texts[-1].get_text()

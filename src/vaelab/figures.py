@@ -167,6 +167,41 @@ def interpolation(images: ArrayLike) -> Figure:
     return sheet.figure
 
 
+def neighbours(samples: ArrayLike, neighbours: ArrayLike, distances: ArrayLike) -> Figure:
+    """A row for each of ``samples [n, C, H, W]``: the sample, framed, and its nearest training images
+    ``neighbours [n, k, C, H, W]``, the nearest first.
+
+    ``distances [n, k]`` are Euclidean, over pixels; that of the nearest stands before the row. Rows are drawn
+    while they make at most 400 images, and the title says where some are left out.
+    """
+    first, others = _images(samples, 4), _images(neighbours, 5)
+    lengths = np.asarray(distances, dtype=float)
+    if (
+        others.shape[0] != len(first)
+        or others.shape[2:] != first.shape[1:]
+        or lengths.shape != others.shape[:2]
+    ):
+        raise ValueError(
+            f"samples {first.shape}, neighbours {others.shape} and distances {lengths.shape} must be"
+            " [n, C, H, W], [n, k, C, H, W] and [n, k]"
+        )
+    grid = np.concatenate([first[:, None], others], axis=1)
+    rows = max(1, MOST // grid.shape[1])
+    left_out = f" (first {rows} of {len(grid)})" if len(grid) > rows else ""
+    grid, gap = grid[:rows], _gap(grid)
+    sheet = _Sheet(
+        grid,
+        title=f"samples and their nearest training images{left_out}; left, the distance to the first",
+        row_labels=[f"{length:.3g}" for length in lengths[:rows, 0]],
+        column_labels=["sample", *(str(i + 1) for i in range(others.shape[1]))],
+        column_gaps=[3 * gap, *[gap] * others.shape[1]],
+        row_gaps=[2 * gap] * len(grid),
+    )
+    for row in range(len(grid)):
+        sheet.frame(row, 0, VAL)
+    return sheet.figure
+
+
 def latents(
     z2: ArrayLike,
     y: ArrayLike,

@@ -33,6 +33,7 @@ class Stream(IntEnum):
     adaptation = 5
     annealing = 6
     simulation = 7
+    pixels = 8  # of images drawn from p(x|z)
 
 
 class Split(IntEnum):

@@ -8,6 +8,7 @@ from vaelab.evidence.estimates import Estimate, estimate, exact
 from vaelab.evidence.estimator import Estimator, Number
 from vaelab.evidence.importance import ImportanceEstimate, ImportanceEstimator, importance, low_ess_warning
 from vaelab.evidence.labels import GREY_BCE, NLL, RAW_DENSITY, label
+from vaelab.evidence.sample_quality import SampleQuality, sample_quality
 from vaelab.evidence.streaming import RowLimit, streamed
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ImportanceEstimator",
     "Number",
     "RowLimit",
+    "SampleQuality",
     "ais",
     "bdmc",
     "bound",
@@ -38,5 +40,6 @@ __all__ = [
     "importance",
     "label",
     "low_ess_warning",
+    "sample_quality",
     "streamed",
 ]

@@ -1,0 +1,191 @@
+"""The extractor of features behind ``lenet_fid``, ``lenet_kid``, precision and recall: a classifier trained here, once for a data set."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vaelab.data import cache
+from vaelab.data.datasets import ImageData, Split
+from vaelab.errors import SettingError
+from vaelab.networks.lenet import LEAST_SIZE, MOST_CHANNELS, LeNet
+from vaelab.noise import Noise
+
+RECIPE = 1  # part of the cache key: raise it when anything below or in LeNet changes the weights
+SEED = 0  # of the weights and of the order, whatever the seed of the run
+STEPS, BATCH_SIZE, RATE, WARMUP = 1500, 64, 2e-3, 50
+FOLDER = "extractors"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A trained classifier. Two numbers made with extractors of different digests cannot be compared.
+
+    Attributes:
+        network: in evaluation mode, on the CPU, without gradients; ``network.features`` maps images ``[N, C, H, W]`` in [0, 1] to features ``[N, 84]``.
+        digest: SHA-256 of its weights: names, shapes and values.
+        accuracy: share of the test images that it classifies rightly.
+        data: identity of the data that it was trained on.
+        recipe: version of the recipe.
+    """
+
+    network: LeNet
+    digest: str
+    accuracy: float
+    data: str
+    recipe: int = RECIPE
+
+
+def extractor(images: ImageData, data_dir: str | Path) -> Extractor:
+    """The extractor of a data set: from the cache of decoded data, or trained and put there.
+
+    It is trained on the grey training images, those that a run keeps for validation included, so that all runs on these data share it, whatever their split, seed and
+    binarisation. One thread, one seed: the same machine and version of torch give the same digest. Other ones may not, since the order of sums in a convolution is theirs;
+    the cached file goes with the data directory.
+
+    Args:
+        images: data with a label at every training and test image.
+        data_dir: as for the data.
+
+    Raises:
+        SettingError: ``data``: no labels, a single class, images under 8 x 8 pixels or of more than 3 channels.
+    """
+    num_classes = _check(images)
+    name = f"lenet-{hashlib.sha256(f'{images.identity} {RECIPE}'.encode()).hexdigest()[:16]}.safetensors"
+    places = [place.caches / FOLDER for place in cache.places(Path(data_dir).expanduser().absolute())]
+    for path in (folder / name for folder in places):
+        if (kept := _read(path, images, num_classes)) is not None:
+            return kept
+    network = train(images, num_classes)
+    made = Extractor(network, digest(network.state_dict()), accuracy(network, images), images.identity)
+    _publish(made, name, Path(data_dir).expanduser().absolute(), places)
+    return made
+
+
+def train(images: ImageData, num_classes: int) -> LeNet:
+    """The recipe: cross-entropy, Adam, 1500 batches of 64 images (on MNIST, 1.6 epochs), the learning rate rising to 2e-3 and falling to 0 in straight lines."""
+    noise = Noise(SEED)
+    x, y = images.train.x, images.train.y
+    with _same_arithmetic(), torch.enable_grad():
+        with noise.initialisation():
+            network = LeNet(images.image_shape, num_classes)
+        optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
+        for step, index in enumerate(_batches(noise, len(x))):
+            loss = F.cross_entropy(network(_unit(x[index], images)), y[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.param_groups[0]["lr"] = RATE * min((step + 1) / WARMUP, 1 - step / STEPS)
+            optimizer.step()
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def accuracy(network: LeNet, images: ImageData) -> float:
+    """Share of the test images that ``network`` classifies rightly."""
+    test: Split = images.test
+    right = [network(_unit(x, images)).argmax(1) == y for x, y in zip(test.x.split(1000), test.y.split(1000))]
+    return torch.cat(right).double().mean().item()
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, in the order of the names."""
+    sha256 = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        sha256.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        sha256.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def _check(images: ImageData) -> int:
+    """The number of classes, or a refusal that names the data."""
+    labels = torch.cat([images.train.y, images.test.y])
+    channels, height, width = images.image_shape
+    if bool((labels < 0).any()):
+        rule = "has images without a label, and the features for the quality of samples are those of a classifier"
+    elif int(labels.max()) < 1:
+        rule = "has a single class, and the features for the quality of samples are those of a classifier"
+    elif channels > MOST_CHANNELS or min(height, width) < LEAST_SIZE:
+        rule = f"the features for the quality of samples take at most {MOST_CHANNELS} channels and at least {LEAST_SIZE} x {LEAST_SIZE} pixels, not {list(images.image_shape)}"
+    else:
+        return int(labels.max()) + 1
+    raise SettingError("data", images.name, rule)
+
+
+def _unit(stored: Tensor, images: ImageData) -> Tensor:
+    """Stored levels as grey values in [0, 1]."""
+    return stored.to(torch.float32) / (images.num_levels - 1)
+
+
+def _batches(noise: Noise, num_images: int) -> Iterator[Tensor]:
+    """The images of each step; an epoch leaves out the short batch at its end, of other images each time."""
+    size = min(BATCH_SIZE, num_images)
+    num_batches = num_images // size
+    for epoch in range(math.ceil(STEPS / num_batches)):
+        order = noise.order(epoch, num_images)
+        for place in range(min(num_batches, STEPS - epoch * num_batches)):
+            yield order[place * size : (place + 1) * size]
+
+
+@contextlib.contextmanager
+def _same_arithmetic() -> Iterator[None]:
+    """One thread, and denormal numbers flushed to zero: what else the process has set must not change the weights."""
+    threads = torch.get_num_threads()
+    flushed = not bool(torch.tensor(1e-30) * 1e-10 > 0)  # torch does not say what is set
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushed)
+
+
+def _read(path: Path, images: ImageData, num_classes: int) -> Extractor | None:
+    """The extractor in a file; None where there is none, or what is there is not what it says."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            record = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        network = LeNet(images.image_shape, num_classes)
+        network.load_state_dict(weights)
+        if digest(weights) != record["digest"] or record["data"] != images.identity:
+            raise ValueError("the weights are not those of its record")
+        return Extractor(
+            network.eval().requires_grad_(False),
+            record["digest"],
+            float(record["accuracy"]),
+            record["data"],
+            int(record["recipe"]),
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        logger.warning("%s is damaged and will be made again: %s", path, " ".join(str(error).split()))
+        return None
+
+
+def _publish(made: Extractor, name: str, data_dir: Path, folders: list[Path]) -> None:
+    """Keep an extractor in the first place that takes it; without one it is made again each time."""
+    record = {
+        "digest": made.digest, "accuracy": repr(made.accuracy), "data": made.data, "recipe": str(made.recipe), "torch": torch.__version__,
+    }  # fmt: skip
+    with contextlib.suppress(OSError), cache.staging(data_dir) as folder:
+        save_file(made.network.state_dict(), folder / name, record)
+        for target in folders:
+            with contextlib.suppress(OSError):  # read-only, full, ...: the next place
+                cache.publish(folder / name, target)
+                return
+    logger.warning("no place to keep the extractor of %s in: it is trained each time", made.data)

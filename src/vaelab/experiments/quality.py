@@ -1,0 +1,136 @@
+"""The quality of a trained model's samples: images made, put beside the right ones, and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from vaelab import figures
+from vaelab.data.datamodule import ImageDataModule, SplitName
+from vaelab.data.datasets import ImageData
+from vaelab.errors import SettingError, choice, integer
+from vaelab.evidence.sample_quality import SampleQuality, sample_quality
+from vaelab.experiments.extractor import Extractor
+from vaelab.noise import Noise, Split, Stream
+
+SAMPLES = ("means", "draws")
+SHOWN = 16  # samples in the picture
+BATCH = 1000  # images at once
+FIXED = Noise(0)  # which real images are compared, and in which subsets: the same for every run
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers, and the picture of the training images nearest to the first samples."""
+
+    quality: SampleQuality
+    picture: Figure
+
+
+def measure(
+    model: nn.Module,
+    data: ImageDataModule,
+    noise: Noise,
+    extractor: Extractor,
+    *,
+    samples: str = "means",
+    num_samples: int = 10_000,
+    num_neighbours: int = 8,
+    num_searched: int = 1000,
+) -> Measured:
+    """Compare samples of the prior with the test images, like with like.
+
+    ``means``: the means of p(x|z), the picture usually shown, against grey images as they are stored. Nothing that a model does about the noise of pixels counts. ``draws``: samples
+    of p(x|z) against images under the run's own protocol, binarised or dequantised as the model's test images are.
+
+    Args:
+        model: in evaluation mode, with its weights.
+        data: set up.
+        noise: of the run, for the samples.
+        extractor: of the same data.
+        samples: ``means`` or ``draws``.
+        num_samples: samples; as many training images, or all of them, make the floor.
+        num_neighbours, num_searched: see :func:`vaelab.evidence.sample_quality.sample_quality`.
+
+    Raises:
+        SettingError: draws of a binary likelihood, where the data are grey: they are images of another kind; other values of ``samples`` or of the numbers.
+    """
+    choice("samples", samples, SAMPLES)
+    for setting, value, least in (
+        ("num_samples", num_samples, 20),
+        ("num_neighbours", num_neighbours, 2),
+        ("num_searched", num_searched, 1),
+    ):
+        integer(setting, value, least)
+    likelihood: Any = model.likelihood
+    if samples == "draws" and likelihood.support == "binary" and not data.protocol.is_binary:
+        raise SettingError(
+            "samples",
+            samples,
+            "pixels drawn by this likelihood are binary, and the data are grey; use means, or data.binarize",
+        )
+    if num_neighbours > data.size("train"):
+        raise SettingError(
+            "num_neighbours", num_neighbours, f"must be at most the {data.size('train')} training images"
+        )
+    generated = _generated(model, data, noise, samples, num_samples)
+    order = FIXED.order(0, data.size("train"))
+    chosen = order[:num_samples]
+    test = _real(data, "test", torch.arange(data.size("test")), samples)
+    training = _real(data, "train", torch.arange(data.size("train")), samples)
+    quality = sample_quality(
+        extractor.network.features,
+        real=test,
+        generated=generated,
+        reference=_real(data, "train", chosen, samples),
+        training=training,
+        # samples are independent, and the chosen training images in a random order already
+        orders=(FIXED.order(1, data.size("test")), torch.arange(num_samples), torch.arange(len(chosen))),
+        samples=samples,
+        extractor_digest=extractor.digest,
+        extractor_accuracy=extractor.accuracy,
+        num_neighbours=num_neighbours,
+        num_searched=num_searched,
+    )
+    index, distance = quality.neighbours.index[:SHOWN], quality.neighbours.distance[:SHOWN]
+    nearest = torch.cat(_real(data, "train", index.flatten(), samples)).unflatten(0, index.shape)
+    picture = figures.neighbours(generated[0][: len(index)].numpy(), nearest.numpy(), distance.numpy())
+    return Measured(quality, picture)
+
+
+@torch.no_grad()
+def _generated(model: Any, data: ImageDataModule, noise: Noise, samples: str, n: int) -> list[Tensor]:
+    """Samples in batches, float32 in [0, 1], on the CPU; the first ones do not depend on ``n``."""
+    weight = next(model.parameters())
+    made = []
+    for index in torch.arange(n).split(BATCH):
+        eps = noise.image_normal(Stream.prior, Split.train, index, (model.prior_noise_dim,))
+        y = (index % model.num_classes).to(weight.device) if model.num_classes else None
+        p = model.sample(eps.to(weight.device, weight.dtype), y)
+        if samples == "means":
+            pixels = p.mean
+        else:
+            uniform = noise.image_uniform(Stream.pixels, Split.train, index, data.image_shape)
+            pixels = model.likelihood.draw(p, uniform.to(weight.device))
+        made.append(data.protocol.to_unit(pixels.float()).cpu())
+    return made
+
+
+def _real(data: ImageDataModule, split: SplitName, index: Tensor, samples: str) -> list[Tensor]:
+    """Images of a split in batches, float32 in [0, 1], on the CPU: grey beside means, under the run's protocol beside draws."""
+    if samples == "draws":
+        batches = (data.evaluation_batch(split, part).x for part in index.split(BATCH))
+        return [data.protocol.to_unit(x.float()).cpu() for x in batches]
+    images = data.images
+    assert isinstance(images, ImageData)  # set up
+    stored = images.test.x if split == "test" else images.train.x
+    if split == "train" and len(stored) < data.size(
+        "train"
+    ):  # val_size smaller than the official validation set
+        assert images.val is not None
+        stored = torch.cat([stored, images.val.x])
+    return [stored[part].float() / (images.num_levels - 1) for part in index.split(BATCH)]
