@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,8 @@ def test_the_numbers_are_those_of_their_own_code(
     assert cards["nll"].protocol["selected_by"] == "elsewhere"
     from sklearn.datasets import load_digits
 
-    x = torch.from_numpy(load_digits().data[-360:] / 16 > 0.5).float()
+    data: Any = load_digits()
+    x = torch.from_numpy(data.data[-360:] / 16 > 0.5).float()
     with torch.no_grad():
         log_w = Elsewhere().log_px(x, torch.randn(2000, 360, 2))
     theirs = -(log_w.double().logsumexp(0) - torch.tensor(2000.0).log()).mean().item()

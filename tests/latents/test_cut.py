@@ -6,7 +6,7 @@ from torch.distributions import MultivariateNormal
 from oracles import PIXELS, SIGMA, Flat, LinearDecoder, Oracle, pixel_model
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.evidence import importance
+from vaelab.evidence import RowLimit, importance, log_weights
 from vaelab.latents import change_by_cutting, cut
 from vaelab.likelihoods import GaussianLikelihood
 from vaelab.models import VAE
@@ -93,7 +93,8 @@ def test_the_change_is_paired_and_does_not_depend_on_batches_or_chunks():
         assert a.value == pytest.approx(b.value, rel=1e-12)
         assert a.se_images == pytest.approx(b.se_images, rel=1e-9)
     images = cut(model, last)
-    expected = importance(model, batch, eps, 100).log_px - importance(images, batch, eps, 100).log_px
+    whole_px, cut_px = (importance(log_weights(m, batch, eps, RowLimit(100))).log_px for m in (model, images))
+    expected = whole_px - cut_px
     assert whole.change.value == pytest.approx(expected.mean().item(), rel=1e-12)
     assert whole.change.se_images == pytest.approx(expected.std().item() / 7**0.5, rel=1e-9)
 

@@ -6,7 +6,13 @@ from vaelab.evidence.bound import BoundEstimator, BoundValues, bound, bound_of
 from vaelab.evidence.draws import Draws
 from vaelab.evidence.estimates import Estimate, estimate, exact
 from vaelab.evidence.estimator import Estimator, Number
-from vaelab.evidence.importance import ImportanceEstimate, ImportanceEstimator, importance, low_ess_warning
+from vaelab.evidence.importance import (
+    ImportanceEstimate,
+    ImportanceEstimator,
+    importance,
+    log_weights,
+    low_ess_warning,
+)
 from vaelab.evidence.labels import GREY_BCE, NLL, RAW_DENSITY, label
 from vaelab.evidence.sample_quality import SampleQuality, sample_quality
 from vaelab.evidence.streaming import RowLimit, streamed
@@ -39,6 +45,7 @@ __all__ = [
     "exact",
     "importance",
     "label",
+    "log_weights",
     "low_ess_warning",
     "sample_quality",
     "streamed",

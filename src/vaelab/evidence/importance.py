@@ -114,7 +114,7 @@ class ImportanceEstimator(Estimator):
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         eps = draws.normal("posterior", (self.num_samples, model.noise_dim), repetition=1).transpose(0, 1)
-        found = importance(streamed(model, batch, eps, self.limit, _log_w))
+        found = importance(log_weights(model, batch, eps, self.limit))
         columns = {"log_px": found.log_px, "log_px_variance": found.variance, "ess": found.ess}
         if found.bias_hint is not None:
             columns["bias_hint"] = found.bias_hint
@@ -144,6 +144,11 @@ class ImportanceEstimator(Estimator):
 
     def without_evidence(self) -> Estimator:
         return self.bound
+
+
+def log_weights(model: Any, batch: Batch, eps: Tensor, limit: RowLimit) -> Tensor:
+    """log p(x, z) - log q(z|x) ``[K, B]``, float64, of samples from noise ``eps [K, B, noise_dim]``; see :func:`vaelab.evidence.streamed`."""
+    return streamed(model, batch, eps, limit, _log_w)
 
 
 def _log_w(terms: Terms) -> Tensor:

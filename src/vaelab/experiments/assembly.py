@@ -142,7 +142,7 @@ def _initialise_prior(model: Any, data: ImageDataModule, noise: Noise) -> None:
 
 def _initialise_decoder(model: Any, config: Mapping[str, Any], data: ImageDataModule) -> None:
     """Hand the mean of the training images to a decoder that starts from it."""
-    decoder = getattr(model, "decoder", None)
+    decoder: Any = getattr(model, "decoder", None)
     if getattr(decoder, "wants_pixel_means", False):
         if likelihood_support(config) != "binary":
             raise SettingError(

@@ -13,7 +13,8 @@ from torch.distributions import Independent, Normal
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
 from vaelab.evidence.estimates import Estimate, estimate
-from vaelab.evidence.importance import importance
+from vaelab.evidence.importance import importance, log_weights
+from vaelab.evidence.streaming import RowLimit
 from vaelab.latents.codes import NoiseOf
 from vaelab.latents.progress import Progress, told
 from vaelab.models import VAE, Inference
@@ -129,18 +130,19 @@ def change_by_cutting(
         model, inactive: see :func:`cut`; in evaluation mode.
         batches: on the model's device.
         noise: gives ``[K, B, D]``.
-        max_rows: samples that the decoder sees at once; see :func:`vaelab.evidence.importance`.
+        max_rows: samples that the decoder sees at once; see :class:`vaelab.evidence.RowLimit`.
         progress: is told the batches.
 
     Raises:
         SettingError, ValueError: see :func:`cut`; no batches.
     """
     smaller = cut(model, inactive)
+    limit = RowLimit(max_rows)
     whole, left, samples = [], [], 0
     for batch in told("nll without the inactive dimensions", batches, progress):
         eps = noise(batch.index).to(batch.x)
-        whole.append(importance(model, batch, eps, max_rows))
-        left.append(importance(smaller, batch, eps, max_rows))
+        for parts, measured in ((whole, model), (left, smaller)):
+            parts.append(importance(log_weights(measured, batch, eps, limit), curve=()))
         samples = len(eps)
     if not whole:
         raise ValueError("there are no batches")
