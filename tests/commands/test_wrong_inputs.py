@@ -66,7 +66,7 @@ NO_EFFECT = "has no effect under manual optimisation: use"
 WRONG: dict[str, str | tuple[str, str]] = {
     # names
     "encoder=mpl": "no such entry in group 'encoder'; allowed: conv, gated_conv, gated_mlp, mlp, resnet (did you mean 'mlp'?)",
-    "experiment=refrence": "no such entry in group 'experiment'; allowed: comparison, quickstart, reference (did you mean 'reference'?)",
+    "experiment=refrence": "no such entry in group 'experiment'; allowed: comparison, iwae_iwae5, iwae_iwae50, iwae_text, iwae_vae1, iwae_vae50, quickstart, reference (did you mean 'reference'?)",
     "latent_dmi=3": "unknown setting (did you mean 'latent_dim'?)",
     "+encoder.hiden=[3]": ("encoder.hiden=[3]", "unknown; allowed: hidden, activation (did you mean 'hidden'?)"),
     "likelihood.variance=pixel": "unknown setting with likelihood=bernoulli; it belongs to likelihood=gaussian",
@@ -81,7 +81,7 @@ WRONG: dict[str, str | tuple[str, str]] = {
     "paths.log_dir=/proc/x": "must be a directory that can be written to (",
     "score.mode=best": "must be one of max, min",
     "score.name=val/elbow": f"{VALIDATION} (did you mean 'val/elbo'?)",
-    "estimator.num_samples=-1": INTEGER,
+    "estimator.num_samples=-1": POSITIVE,
     # data and likelihood
     "data.pixel_range=[-1,1]": ("data.pixel_range=[-1.0, 1.0]", "likelihood=bernoulli takes pixels in [0, 1]; use [0, 1], or likelihood=gaussian"),
     "data.val_size=5000": "must be an integer from 0 to 1436, the training images less one, or null",
@@ -118,7 +118,6 @@ CHECKED: dict[str, tuple[Any, str]] = {
     "logger.name": ("wandbb", "must be one of none, wandb (did you mean 'wandb'?)"),
     "logger.project": ("vaelab", "unknown setting, nobody would read it; logger has name"),
     "data.fallback": ("digts", "must be one of null, mnist, fashion_mnist, binarized_mnist, kmnist, emnist, usps, frey_faces, caltech_silhouettes, digits (did you mean 'digits'?)"),
-    "estimator.k": (3, "unknown setting, nobody would read it; estimator has max_rows, num_samples, repetitions"),
     "optimizer.accumulate": (0, POSITIVE),
     "optimizer.clip_norm": ("tight", "must be null or a number > 0"),
     "optimizer.fused": ("perhaps", "must be one of auto, True, False"),
@@ -333,14 +332,16 @@ def test_binary_data_are_not_binarised_again(refused: Refused, mnist_dir: Path) 
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
 def test_a_run_that_is_none(refused: Refused, tmp_path: Path, command: str) -> None:
     (tmp_path / "empty").mkdir()
-    assert refused(command) == f"run=???: has to be given, as in vae-{command} run=VALUE"
+    typed = {"evaluate": "run=DIR, or vae-evaluate config=FILE weights=FILE", "sample": "run=VALUE"}
+    assert refused(command) == f"run=???: has to be given, as in vae-{command} {typed[command]}"
     assert (
         refused(command, "run=logs/nowhere")
         == "run=logs/nowhere: no such run directory (one has manifest.json)"
     )
     rule = "is not a run directory (one has manifest.json)"
     assert refused(command, f"run={tmp_path}/empty") == f"run={tmp_path}/empty: {rule}"
-    assert refused(command, "run=null") == "run=null: must be a run directory (one has manifest.json)"
+    nothing = refused(command) if command == "evaluate" else "run=null: must be a run directory (one has manifest.json)"  # fmt: skip
+    assert refused(command, "run=null") == nothing
 
 
 def test_ranks_started_from_outside_are_refused(

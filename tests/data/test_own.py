@@ -42,7 +42,8 @@ def colours(n: int) -> np.ndarray:
 
 
 def options(run: Path, compose: Compose, tmp_path: Path) -> dict[str, Any]:
-    return compose(f"run={run}", f"paths.data_dir={tmp_path}/data", config_name="evaluate")
+    as_trained = ("estimator=quick", "estimator.repetitions=1", "estimator.num_samples=2")
+    return compose(f"run={run}", f"paths.data_dir={tmp_path}/data", *as_trained, config_name="evaluate")
 
 
 def test_a_run_on_colour_arrays_is_recorded_loaded_and_measured_again(

@@ -265,9 +265,10 @@ def test_the_logits_of_a_decoder_start_at_those_of_the_pixels_means(activation: 
 
 def test_tanh_in_place_has_the_gradient_of_tanh() -> None:
     x = torch.randn(5, 3, dtype=torch.float64)
-    layers = [nn.Sequential(nn.Linear(3, 4), act, nn.Linear(4, 2)).double() for act in (activation_layer("tanh", "activation"), nn.Tanh())]  # fmt: skip
-    layers[1].load_state_dict(layers[0].state_dict())
-    for layer in layers:
+    ours = MLPEncoder((1, 1, 3), [4, 2], "tanh").double()
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), nn.Tanh()).double()
+    plain.load_state_dict({key.removeprefix("layers."): value for key, value in ours.state_dict().items()})
+    for layer in (ours, plain):
         layer(x).square().sum().backward()
-    for a, b in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0)

@@ -22,18 +22,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 GATED = "gated"
 
 
-class InPlaceTanh(nn.Tanh):
-    """tanh, written over its input: its gradient needs its output only."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input.tanh_()
-
-
 def elementwise(name: str, setting: str) -> nn.Module:
     """The nonlinearity called ``name``, one of those that act on each number alone."""
     kind = ACTIVATIONS[choice(setting, name, ACTIVATIONS)]
-    if kind is nn.Tanh:
-        return InPlaceTanh()
     return nn.ReLU(inplace=True) if kind is nn.ReLU else kind()  # ReLU's gradient needs its output only
 
 

@@ -100,5 +100,16 @@ class MLPDecoder(nn.Module):
 def _layers(sizes: Sequence[int], activation: str, setting: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, units(activation) * fan_out), activation_layer(activation, setting)]
+        layer = activation_layer(activation, setting)
+        layers += [
+            nn.Linear(fan_in, units(activation) * fan_out),
+            InPlaceTanh() if isinstance(layer, nn.Tanh) else layer,
+        ]
     return nn.Sequential(*layers)
+
+
+class InPlaceTanh(nn.Tanh):
+    """tanh, written over the output of the linear layer before it, which nobody else reads; its gradient needs its own output only."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.tanh_()
