@@ -130,6 +130,7 @@ class BidirectionalEstimator(Estimator):
     """
 
     name = "bdmc"
+    simulates = True
 
     def __init__(self, images_at_once: int = 100, **annealing: Any) -> None:
         self.images_at_once = integer("estimator.images_at_once", images_at_once, 1)

@@ -54,11 +54,13 @@ class Estimator(ABC):
 
     Attributes:
         name: in ``estimator=NAME`` and on cards.
+        simulates: it makes images of its own; those that are handed over only count them.
         images_at_once: how many to hand over in one call, for memory's sake.
         progress: told within a call that takes long.
     """
 
     name: ClassVar[str]
+    simulates: ClassVar[bool] = False
     images_at_once: int
     progress: Progress | None = None
 

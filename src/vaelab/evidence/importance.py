@@ -54,8 +54,8 @@ def importance(log_w: Tensor, curve: Sequence[int] = CURVE) -> ImportanceEstimat
         curve: the k that the curve is asked for; those above K are left out.
 
     >>> import torch
-    >>> estimate = importance(torch.tensor([[1.0], [3.0]]).log())
-    >>> estimate.log_px.exp().item(), round(estimate.ess.item(), 6), round(estimate.curve[1].item(), 6)
+    >>> estimate = importance(torch.tensor([[1.0], [3.0]], dtype=torch.float64).log())
+    >>> round(estimate.log_px.exp().item(), 6), round(estimate.ess.item(), 6), round(estimate.curve[1].item(), 6)
     (2.0, 1.6, 0.549306)
     """
     weights = exact(log_w)

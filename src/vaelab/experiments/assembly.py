@@ -104,7 +104,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
         },
         scaled=str(trainer["precision"]) in ("16-mixed", "16"),
     )
-    schedule, scale = optimizer.pop("schedule"), optimizer.pop("schedule_scale")
+    schedule, scale = optimizer.pop("schedule"), optimizer.pop("schedule_scale", 1.0)
     number("optimizer.schedule_scale", scale, "must be a number > 0, and at most 1", lambda s: 0 < s <= 1)
     _check_optimizer(optimizer)
     plan = _plan(config, data, step_settings.accumulate)

@@ -44,6 +44,7 @@ from vaelab.training.pictures import Artist
 
 CHECKPOINTS = ("selected", "best", "last")
 SPLITS = ("test", "val")
+NOT_MEASURED = {"_target_": "vaelab.evidence.BoundEstimator"}  # where only pictures are asked for
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _open(options: dict[str, Any]) -> Stored:
     config["callbacks"] = {}
     changed = {key: value for key, value in options.get("trainer", {}).items() if value is not None}
     config["trainer"] = {**config["trainer"], **changed}
-    config["estimator"] = options.get("estimator", config["estimator"])
+    config["estimator"] = options.get("estimator", NOT_MEASURED)
     if options.get("binarize") is not None:
         config["data"]["binarize"] = options["binarize"]
     checkpoint, how = _checkpoint(run, config, options["checkpoint"])

@@ -211,7 +211,9 @@ class VAEModule(L.LightningModule):
         assert self.results is not None
         started, split = time.perf_counter(), self.data.tested.split
         batch = self.data.evaluation_batch(split, index)
-        columns = self.estimator(self.evaluated, batch, self._draws(split, index))
+        made = self.estimator.simulates  # its images share no noise with those of the data
+        draws = ImageDraws(self.noise, Split.simulated, index) if made else self._draws(split, index)
+        columns = self.estimator(self.evaluated, batch, draws)
         self.results.add(index, columns, time.perf_counter() - started)
 
     def on_test_epoch_end(self) -> None:
