@@ -406,3 +406,26 @@ def test_a_decoder_that_starts_at_the_pixels_means(compose: Compose, binarize: s
     assert ((got - expected).abs() <= 5 * error + 1e-5).all()
     with pytest.raises(SettingError, match=r"decoder\.output_bias=data: takes the pixels' means"):
         assemble(compose(*small, "decoder.output_bias=data", "likelihood=gaussian"))
+
+
+def test_annealing_agrees_with_importance_sampling_and_its_bounds_with_each_other(
+    finished: Result, compose: Compose
+) -> None:
+    few = ("num_images=30", "binarize=threshold")
+    (weighted,) = (
+        card
+        for card in evaluate(options(finished, compose, "evaluate", *few, "estimator.num_samples=5000"))
+        if card.metric == "nll"
+    )
+    path = ("estimator.num_steps=60", "estimator.leapfrog_steps=3", "estimator.images_at_once=7")
+    (annealed,) = evaluate(options(finished, compose, "evaluate", *few, "estimator=ais", *path))
+    assert (annealed.metric, annealed.estimator, annealed.num_samples) == ("nll", "ais", 16)
+    assert weighted.se_mc is not None
+    assert annealed.se_mc is not None
+    assert abs(weighted.value - annealed.value) < 4.5 * (weighted.se_mc**2 + annealed.se_mc**2) ** 0.5
+    assert annealed.protocol["annealing"]["num_steps"] == 60
+    lower, upper, gap = evaluate(options(finished, compose, "evaluate", *few, "estimator=bdmc", *path))
+    assert {card.split for card in (lower, upper, gap)} == {"simulated"}
+    assert gap.value == pytest.approx(upper.value - lower.value)
+    assert gap.se_images is not None
+    assert abs(gap.value) < 0.3

@@ -81,7 +81,7 @@ def cards(
     def card(number: Number) -> Card:
         e, ess = number.estimate, number.ess
         sentences = [sentence for sentence in (warning, number.warning) if sentence]
-        discrete = protocol["label"] == NLL and (number.is_evidence or number.metric == "elbo")
+        discrete = protocol["label"] == NLL and number.metric in ("elbo", "nll")
         sign = -1 if number.metric == "elbo" else 1
         return Card(
             metric=number.metric,
