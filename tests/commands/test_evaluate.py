@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vaelab.commands import entry, evaluate
+from vaelab.commands import entry, evaluate, sample
 from vaelab.runs import read_cards, read_manifest
 from vaelab.runs.directory import find_runs
 
@@ -76,6 +76,8 @@ def test_the_numbers_are_those_of_their_own_code(
     theirs = -(log_w.double().logsumexp(0) - torch.tensor(2000.0).log()).mean().item()
     assert cards["nll"].se_mc is not None
     assert abs(cards["nll"].value - theirs) < 5 * 2**0.5 * cards["nll"].se_mc
+    assert entry.run("sample", sample.task, argv=[f"run={run.path}"]) == 0, capsys.readouterr().err
+    assert (run.path / "samples" / "selected_seed0" / "samples.png").is_file()
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(files: Path, refused_here: Refused) -> None:

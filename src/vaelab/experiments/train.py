@@ -387,5 +387,6 @@ def _finish(
 
 def draw_pictures(artist: Artist, run: RunDirectory, folder: Path, best_step: int | None) -> list[Path]:
     """Every picture of a run, into ``folder``. Returns the files."""
-    pictures = draw(artist, read_metrics(run.metrics_file), best_step)
+    rows = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []  # weights from elsewhere
+    pictures = draw(artist, rows, best_step)
     return [figures.save(figure, folder / f"{name}.png") for name, figure in pictures.items()]

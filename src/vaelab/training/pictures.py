@@ -182,8 +182,9 @@ def draw(artist: Artist, rows: list[dict[str, float]], best_step: int | None) ->
         "samples": figures.samples(artist.samples(artist.num_samples), title=SAMPLES_TITLE[conditional]),
         "reconstructions": figures.reconstructions(*artist.reconstructions()),
         "traversal": artist.traversal(codes),
-        "learning_curves": figures.learning_curves(rows, best_step=best_step),
     }
+    if rows:
+        pictures["learning_curves"] = figures.learning_curves(rows, best_step=best_step)
     if len(codes.means) > 1:  # what one image has not got
         pictures["interpolation"] = artist.interpolation()
         pictures["latents"] = artist.latents(codes)
