@@ -24,7 +24,23 @@ from vaelab.training.module import VAEModule
 SECONDS_BETWEEN = 0.5  # two drawings of the bar
 
 
-class RunProgress(ProgressBar):
+class _Drawn(L.Callback):
+    """What a callback with a bar on the screen has: the bar, while there is one, which goes when the loop ends, however that is."""
+
+    _progress: Progress | None = None
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class RunProgress(_Drawn, ProgressBar):
     """One bar over the optimizer steps of the run, with loss and images per second; a line an epoch is left behind.
 
     Where the screen is no terminal (a log file, a batch job) only the lines are written.
@@ -36,7 +52,6 @@ class RunProgress(ProgressBar):
     def __init__(self, screen: TextIO | None = None) -> None:
         super().__init__()
         self._screen = screen
-        self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._enabled = True
         self._next_refresh = 0.0
@@ -81,11 +96,6 @@ class RunProgress(ProgressBar):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        self._stop()
-
     def print(self, *args: Any, **kwargs: Any) -> None:
         self._say(" ".join(str(arg) for arg in args))
 
@@ -97,17 +107,9 @@ class RunProgress(ProgressBar):
         if self._progress is not None:
             self._progress.start()
 
-    def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
 
-
-class TestProgress(L.Callback):
+class TestProgress(_Drawn):
     """A bar over the images of a test; nothing where the screen is no terminal."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         console = Console()
@@ -132,16 +134,6 @@ class TestProgress(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
 
 
 def _bar(console: Console) -> Progress:
