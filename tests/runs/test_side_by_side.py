@@ -181,7 +181,7 @@ def test_what_cannot_be_compared_never_stands_in_one_block(seed):
         ),
         (["--metric", "elbo", "--split", "val"], "--split=val: there is no such elbo card here, only test"),
         (["--force"], "--force goes with --metric NAME or --diff A B"),
-        (["--num-samples", "7"], "--num-samples goes with --metric NAME or --diff A B"),
+        (["--num-samples", "7"], "--num-samples goes with --metric NAME, --diff A B or --rate-distortion"),
     ],
 )
 def test_a_wrong_word_is_one_message_and_exit_status_2(tmp_path, capsys, words, message):

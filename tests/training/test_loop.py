@@ -231,3 +231,5 @@ def test_a_shortened_staircase_shortens_the_run_with_it(compose: Compose) -> Non
     assert [rate(step) for step in range(parts.plan.num_steps)] == pytest.approx(
         [long(1000 * step) for step in range(parts.plan.num_steps)]
     )
+    asked_for = assemble(compose(*SMALL, *whole, "optimizer.schedule_scale=0.001", "trainer.max_steps=2"))
+    assert asked_for.plan.num_steps == 2, "a number of steps is not shortened"

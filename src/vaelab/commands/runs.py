@@ -15,6 +15,7 @@ from vaelab.errors import SettingError, nearest
 
 if TYPE_CHECKING:
     from vaelab.runs.selection import Selection
+    from vaelab.runs.table import Row
 
 
 SELECTING = ("metric", "split", "estimator", "num_samples")  # the fields of runs.selection.Selection
@@ -63,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("A", "B"),
         help="two runs: settings that differ, and B - A of each number with its error",
     )
+    parser.add_argument(
+        "--rate-distortion",
+        action="store_true",
+        help="rate and distortion of runs that differ in objective.beta and seed, and a picture of them in DIR",
+    )
     parser.add_argument("--split", metavar="NAME", help="only cards of this split: test, val")
     parser.add_argument(
         "--estimator", metavar="NAME", help="only cards by this estimator: importance, ais, ..."
@@ -79,11 +85,17 @@ def _misplaced(arguments: argparse.Namespace) -> str | None:
     """What an option says that no table follows here."""
     if arguments.diff is not None and arguments.directories:
         return f"--diff takes two runs, and {arguments.directories[0]} is another one"
-    if arguments.diff is None and arguments.metric is None:
+    ways = [name for name in ("metric", "diff", "rate_distortion") if getattr(arguments, name)]
+    if len(ways) > 1:
+        return f"--{ways[0]} and --{ways[1].replace('_', '-')} go one at a time"
+    if arguments.rate_distortion and len(arguments.directories) > 1:
+        return "--rate-distortion takes one folder of runs, where the picture goes"
+    if not ways:
         given = [name for name in SELECTING if getattr(arguments, name) is not None]
-        given += ["force"] * arguments.force
         if given:
-            return f"--{given[0].replace('_', '-')} goes with --metric NAME or --diff A B"
+            return f"--{given[0].replace('_', '-')} goes with --metric NAME, --diff A B or --rate-distortion"
+    if arguments.force and ways not in (["metric"], ["diff"]):
+        return "--force goes with --metric NAME or --diff A B"
     return None
 
 
@@ -110,6 +122,8 @@ def _tables(directories: Sequence[Path], arguments: argparse.Namespace) -> int:
 
     found = {run.path.resolve(): table.read_row(run, root) for root in directories for run in find_runs(root)}
     rows = list(found.values())
+    if arguments.rate_distortion:
+        return _rate_distortion(rows, directories[0], arguments)
     if arguments.metric is None:
         rankings = table.rank(rows)
         return _show(
@@ -131,6 +145,28 @@ def _tables(directories: Sequence[Path], arguments: argparse.Namespace) -> int:
         side_by_side.refuse_mixture([row for row in rows if row.path.resolve() in named], selection)
     without = [row.name for row in rows if not selection.of(row.cards)]
     return _show(side_by_side.as_json(blocks, without), side_by_side.render(blocks, without), arguments)
+
+
+def _rate_distortion(rows: Sequence[Row], directory: Path, arguments: argparse.Namespace) -> int:
+    """A sweep over beta as a table and a picture in its folder."""
+    from vaelab import figures
+    from vaelab.runs import rate_distortion
+
+    selection = dataclasses.replace(_selection(arguments), split=arguments.split or "test")
+    found = rate_distortion.curve(rows, selection)
+    points = found.points
+    errors = [p.errors for p in points if p.errors is not None]
+    picture = figures.rate_distortion(
+        [p.rate for p in points],
+        [p.distortion for p in points],
+        [p.beta for p in points],
+        errors if len(errors) == len(points) else None,
+    )
+    path = figures.save(picture, directory / "rate_distortion.png")
+    _show({**rate_distortion.as_json(found), "picture": str(path)}, rate_distortion.render(found), arguments)
+    if not arguments.json:
+        print(path)
+    return 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:

@@ -107,8 +107,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     schedule, scale = optimizer.pop("schedule"), optimizer.pop("schedule_scale", 1.0)
     number("optimizer.schedule_scale", scale, "must be a number > 0, and at most 1", lambda s: 0 < s <= 1)
     _check_optimizer(optimizer)
-    plan = _plan(config, data, step_settings.accumulate)
-    plan = replace(plan, num_steps=max(1, round(scale * plan.num_steps)))
+    plan = _plan(config, data, step_settings.accumulate, scale)
     rate = learning_rate(schedule, optimizer["lr"], plan.num_steps, plan.steps_per_epoch, scale)
     step_settings = replace(step_settings, learning_rate=rate)
     data.plan = plan
@@ -233,7 +232,8 @@ def build_trainer(parts: Parts) -> Trainer:
     return _built("trainer", settings, trainer)
 
 
-def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int) -> ChunkPlan:
+def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int, scale: float) -> ChunkPlan:
+    """The steps of the run; ``scale`` shortens its epochs, and not a number of steps that was asked for."""
     trainer = config["trainer"]
     due = [
         trainer["log_every_n_steps"],
@@ -250,7 +250,8 @@ def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int) -> 
     )
     if trainer["max_epochs"] in (None, -1):
         return plan
-    return replace(plan, num_steps=min(plan.num_steps, trainer["max_epochs"] * plan.steps_per_epoch))
+    of_epochs = max(1, round(scale * trainer["max_epochs"] * plan.steps_per_epoch))
+    return replace(plan, num_steps=min(plan.num_steps, of_epochs))
 
 
 def _settled(optimizer: Mapping[str, Any], parameters: list[torch.nn.Parameter]) -> dict[str, Any]:
