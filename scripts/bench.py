@@ -1,214 +1,91 @@
-"""Speed of an epoch of the reference experiment through vae-train, beside loops written by hand.
+"""Speed, as ratios to what the hardware could do: seconds of each variant, measured in turn in one process.
 
-    .venv/bin/python scripts/bench.py [--repetitions 5] [--write docs/benchmarks.md]
+    .venv/bin/python scripts/bench.py train|evaluate [--repetitions 5] [--write docs/benchmarks.md]
 
-All variants run in one process, some fifty steps of each in turn, so that what else the machine does hits all of them alike; what counts are the ratios of medians. The
-vae-train epoch is everything from the start of one epoch to the start of the next, less the others' steps: default logger (W&B, offline), progress bar, metrics, checkpoint,
-pictures for the tracker.
+What else the machine does hits all variants alike; what counts are the ratios of medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
+import bench_evaluate
+import bench_train
 from vaelab.commands.environment import let_threads_sleep
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+BENCHMARKS = {"train": bench_train, "evaluate": bench_evaluate}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--repetitions", type=int, default=5, help="epochs of each variant that count (one more warms up)"
-    )
-    parser.add_argument("--write", type=Path, help="also write the table to this Markdown file")
+    parser.add_argument("what", choices=sorted(BENCHMARKS))
+    parser.add_argument("--repetitions", type=int, default=5, help="that count (one more warms up)")
+    parser.add_argument("--write", type=Path, help="also put the section into this Markdown file")
     arguments = parser.parse_args()
-    os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ["TTY_COMPATIBLE"] = "1"  # the progress bar is drawn, terminal or not
 
     let_threads_sleep()
 
     import torch
 
     torch.set_flush_denormal(True)
-    times = measure(arguments.repetitions, Path(os.environ.get("DATA_DIR", "data")))
-    table = report(times)
-    print(table)
+    benchmark = BENCHMARKS[arguments.what]
+    times = benchmark.measure(arguments.repetitions, Path(os.environ.get("DATA_DIR", "data")))
+    text = section(arguments.what, benchmark, times)
+    print(text)
     if arguments.write:
-        arguments.write.write_text(table, encoding="utf-8")
+        put(arguments.write, benchmark.TITLE, text)
         print(f"written: {arguments.write}")
     return 0
 
 
-def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
-    """Seconds of each epoch, of each variant."""
-    import lightning as L
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from vaelab.data import datasets
-    from vaelab.experiments.train import train
-
-    x = datasets.load("mnist", data_dir).train.x
-    variants: dict[str, Iterator[None]] = {
-        "plain loop": plain_loop(x),
-        "torchvision and DataLoader": dataloader_loop(data_dir),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ("vae-train", *variants)}
-
-    class InTurn(L.Callback):
-        """After each chunk of steps of vae-train, as many steps of every other variant; their time is not vae-train's."""
-
-        started = elsewhere = 0.0
-
-        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            if self.started:
-                self.note()
-            self.spent = dict.fromkeys(variants, 0.0)
-            self.started, self.elsewhere = time.perf_counter(), 0.0
-
-        def on_train_batch_end(
-            self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-        ) -> None:
-            for name, steps in variants.items():
-                began = time.perf_counter()
-                for _ in batch.indices:
-                    next(steps)
-                self.spent[name] += time.perf_counter() - began
-            self.elsewhere = sum(self.spent.values())
-
-        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            self.note()
-
-        def note(self) -> None:
-            times["vae-train"].append(time.perf_counter() - self.started - self.elsewhere)
-            for name, seconds in self.spent.items():
-                times[name].append(seconds)
-
-    with tempfile.TemporaryDirectory() as logs:
-        overrides = [
-            "experiment=reference",
-            f"trainer.max_epochs={repetitions + 1}",
-            f"paths.log_dir={logs}",
-            "trainer=cpu",
-        ]
-        with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-            config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
-        train(config, callbacks=[InTurn()])
-    return {name: seconds[1:] for name, seconds in times.items()}
-
-
-def network() -> tuple[Any, ...]:
-    """The reference's layers, and their optimizer."""
-    import torch
-    from torch import nn
-
-    encoder = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
-    mean, log_variance = nn.Linear(256, 64), nn.Linear(256, 64)
-    decoder = nn.Sequential(
-        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 784)
-    )
-    parameters = [p for part in (encoder, mean, log_variance, decoder) for p in part.parameters()]
-    return encoder, mean, log_variance, decoder, torch.optim.Adam(parameters, 1e-3, fused=True)
-
-
-def train_step(parts: tuple[Any, ...], x: Any, totals: Any) -> None:
-    """One step as one writes it by hand, with loss, distortion and rate added up."""
-    import torch
-    import torch.nn.functional as F
-
-    encoder, mean, log_variance, decoder, optimizer = parts
-    hidden = encoder(x)
-    mu, logvar = mean(hidden), log_variance(hidden)
-    z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
-    distortion = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
-    rate = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
-    loss = (distortion + rate) / len(x)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    totals += torch.stack([loss.detach() * len(x), distortion.detach(), rate.detach()])
-
-
-def plain_loop(images: Any) -> Iterator[None]:
-    """Steps over the same uint8 tensors in memory that vae-train uses, epoch after epoch."""
+def section(what: str, benchmark: ModuleType, times: dict[str, list[float]]) -> str:
+    """Markdown: what was measured, on what, and a table of medians, spreads and ratios to the first variant."""
     import torch
 
-    parts = network()
-    while True:
-        totals = torch.zeros(3)
-        for index in torch.randperm(len(images)).split(128):
-            train_step(parts, images[index].view(-1, 784).float() / 255, totals)
-            yield
-
-
-def dataloader_loop(data_dir: Path) -> Iterator[None]:
-    """Steps as in most tutorials: torchvision's data set behind a DataLoader."""
-    import torch
-    from torch.utils.data import DataLoader
-    from torchvision import datasets, transforms
-
-    root = Path(tempfile.mkdtemp()) / "MNIST" / "raw"
-    root.mkdir(parents=True)
-    for file in (data_dir / "MNIST" / "raw").resolve().glob("*.gz"):
-        (root / file.name).symlink_to(file)
-    data = datasets.MNIST(root.parents[1], train=True, download=True, transform=transforms.ToTensor())
-    loader, parts = DataLoader(data, batch_size=128, shuffle=True), network()
-    while True:
-        totals = torch.zeros(3)
-        for x, _ in loader:
-            train_step(parts, x.view(-1, 784), totals)
-            yield
-
-
-def report(times: dict[str, list[float]]) -> str:
-    """A Markdown table: medians, spreads, and ratios to vae-train."""
-    import torch
+    from vaelab.runs.manifest import platform_record
 
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    ours = medians["vae-train"]
+    ours, *_ = times
     rows = [
-        f"| {name} | {medians[name]:.2f} | {min(seconds):.2f} to {max(seconds):.2f} | {ours / medians[name]:.2f} |"
+        f"| {name} | {medians[name]:.2f} | {min(seconds):.2f} to {max(seconds):.2f} | {medians[ours] / medians[name]:.2f} |"
         for name, seconds in times.items()
     ]
-    count = len(times["vae-train"])
     return "\n".join(
         [
-            "# Benchmarks",
+            f"## {benchmark.TITLE}",
             "",
-            f"Seconds an epoch of the reference experiment (60,000 images, batch 128), median of {count} epochs, interleaved by fifty steps; measured {date.today()}.",
+            benchmark.ABOUT,
             "",
-            f"- hardware: {cpu()}, {os.cpu_count()} cores ({torch.get_num_threads()} threads)",
+            f"- medians of {len(times[ours])}, measured {date.today()}",
+            f"- hardware: {platform_record()['cpu']}, {os.cpu_count()} cores ({torch.get_num_threads()} threads)",
             f"- versions: Python {sys.version.split()[0]}, torch {version('torch')}, lightning {version('lightning')}",
-            "- command: `DATA_DIR=... .venv/bin/python scripts/bench.py --write docs/benchmarks.md`",
+            f"- command: `DATA_DIR=... .venv/bin/python scripts/bench.py {what} --write docs/benchmarks.md`",
             "",
-            "| variant | median | spread | vae-train takes, times this |",
+            f"| variant | median | spread | {ours} takes, times this |",
             "|---|---|---|---|",
             *rows,
             "",
-            "`vae-train`: the whole epoch with default logger, progress bar, metrics every 50 steps, checkpoint and tracker pictures. `plain loop`: written by hand over",
-            "the same tensors in memory, fused Adam, three metrics added up. `torchvision and DataLoader`: the same loop over `DataLoader(MNIST(...))`.",
-            "",
         ]
     )
 
 
-def cpu() -> str:
-    from vaelab.runs.manifest import platform_record
-
-    return str(platform_record()["cpu"])
+def put(path: Path, title: str, text: str) -> None:
+    """Replace the section of that title in a Markdown file, or add it."""
+    old = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
+    there = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.M | re.S)
+    found = there.search(old)
+    new = old[: found.start()] + text + "\n" + old[found.end() :] if found else f"{old.rstrip()}\n\n{text}"
+    path.write_text(new.rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import network, train_step
+from bench_train import network, train_step
 from vaelab.data import datasets
 
 EPOCHS, BATCH, DRAWS = 10, 128, 8

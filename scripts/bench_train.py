@@ -1,0 +1,145 @@
+"""Seconds of a training epoch of the reference experiment, beside loops written by hand.
+
+All variants run in one process, some fifty steps of each in turn, so that what else the machine does hits all of them alike. The vae-train epoch is everything from the start of
+one epoch to the start of the next, less the others' steps: default logger (W&B, offline), progress bar, metrics, checkpoint, pictures for the tracker.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TITLE = "Training"
+REPOSITORY = Path(__file__).resolve().parents[1]
+ABOUT = """\
+Seconds an epoch of the reference experiment (60,000 images, batch 128), interleaved by fifty steps.
+
+`vae-train`: the whole epoch with default logger, progress bar, metrics every 50 steps, checkpoint and tracker pictures. `plain loop`: written by hand over
+the same tensors in memory, fused Adam, three metrics added up. `torchvision and DataLoader`: the same loop over `DataLoader(MNIST(...))`."""
+
+
+def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
+    """Seconds of each epoch, of each variant."""
+    os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ["TTY_COMPATIBLE"] = "1"  # the progress bar is drawn, terminal or not
+    import lightning as L
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from vaelab.data import datasets
+    from vaelab.experiments.train import train
+
+    x = datasets.load("mnist", data_dir).train.x
+    variants: dict[str, Iterator[None]] = {
+        "plain loop": plain_loop(x),
+        "torchvision and DataLoader": dataloader_loop(data_dir),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ("vae-train", *variants)}
+
+    class InTurn(L.Callback):
+        """After each chunk of steps of vae-train, as many steps of every other variant; their time is not vae-train's."""
+
+        started = elsewhere = 0.0
+
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if self.started:
+                self.note()
+            self.spent = dict.fromkeys(variants, 0.0)
+            self.started, self.elsewhere = time.perf_counter(), 0.0
+
+        def on_train_batch_end(
+            self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            for name, steps in variants.items():
+                began = time.perf_counter()
+                for _ in batch.indices:
+                    next(steps)
+                self.spent[name] += time.perf_counter() - began
+            self.elsewhere = sum(self.spent.values())
+
+        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            self.note()
+
+        def note(self) -> None:
+            times["vae-train"].append(time.perf_counter() - self.started - self.elsewhere)
+            for name, seconds in self.spent.items():
+                times[name].append(seconds)
+
+    with tempfile.TemporaryDirectory() as logs:
+        overrides = [
+            "experiment=reference",
+            f"trainer.max_epochs={repetitions + 1}",
+            f"paths.log_dir={logs}",
+            "trainer=cpu",
+        ]
+        with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+            config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
+        train(config, callbacks=[InTurn()])
+    return {name: seconds[1:] for name, seconds in times.items()}
+
+
+def network() -> tuple[Any, ...]:
+    """The reference's layers, and their optimizer."""
+    import torch
+    from torch import nn
+
+    encoder = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
+    mean, log_variance = nn.Linear(256, 64), nn.Linear(256, 64)
+    decoder = nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 784)
+    )
+    parameters = [p for part in (encoder, mean, log_variance, decoder) for p in part.parameters()]
+    return encoder, mean, log_variance, decoder, torch.optim.Adam(parameters, 1e-3, fused=True)
+
+
+def train_step(parts: tuple[Any, ...], x: Any, totals: Any) -> None:
+    """One step as one writes it by hand, with loss, distortion and rate added up."""
+    import torch
+    import torch.nn.functional as F
+
+    encoder, mean, log_variance, decoder, optimizer = parts
+    hidden = encoder(x)
+    mu, logvar = mean(hidden), log_variance(hidden)
+    z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+    distortion = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+    rate = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+    loss = (distortion + rate) / len(x)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    totals += torch.stack([loss.detach() * len(x), distortion.detach(), rate.detach()])
+
+
+def plain_loop(images: Any) -> Iterator[None]:
+    """Steps over the same uint8 tensors in memory that vae-train uses, epoch after epoch."""
+    import torch
+
+    parts = network()
+    while True:
+        totals = torch.zeros(3)
+        for index in torch.randperm(len(images)).split(128):
+            train_step(parts, images[index].view(-1, 784).float() / 255, totals)
+            yield
+
+
+def dataloader_loop(data_dir: Path) -> Iterator[None]:
+    """Steps as in most tutorials: torchvision's data set behind a DataLoader."""
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    root = Path(tempfile.mkdtemp()) / "MNIST" / "raw"
+    root.mkdir(parents=True)
+    for file in (data_dir / "MNIST" / "raw").resolve().glob("*.gz"):
+        (root / file.name).symlink_to(file)
+    data = datasets.MNIST(root.parents[1], train=True, download=True, transform=transforms.ToTensor())
+    loader, parts = DataLoader(data, batch_size=128, shuffle=True), network()
+    while True:
+        totals = torch.zeros(3)
+        for x, _ in loader:
+            train_step(parts, x.view(-1, 784), totals)
+            yield
