@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from recorded import a_run, card_of
+from recorded import PROTOCOL, a_run, card_of
 from vaelab.commands.runs import main
 from vaelab.runs import Status, write_status
 from vaelab.runs.directory import RunDirectory
@@ -75,6 +75,15 @@ def test_runs_without_numbers_are_named(tmp_path, capsys):
     assert (status, "no such cards: b" in out) == (0, True)
     status, _, err = answer(capsys, failed, "--rate-distortion")
     assert (status, "no run holds cards of rate and distortion" in err) == (2, True)
+
+
+@pytest.mark.parametrize("selected_by, told", [("val/elbo (max)", True), ("last", False)])
+def test_weights_that_were_chosen_with_another_beta_are_told(tmp_path, capsys, selected_by, told):
+    protocol = {**PROTOCOL, "selected_by": selected_by}
+    cards = [card_of([1.0, 2.0], metric=metric, protocol=protocol) for metric in ("rate", "distortion")]
+    a_run(tmp_path, "a", cards, config={"objective": {"beta": 4}})
+    out = answer(capsys, tmp_path, "--rate-distortion")[1]
+    assert ("chosen by val/elbo" in out) is told
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if arguments.diff is not None:
             return _diff(arguments)
+        if arguments.bounds:
+            return _bounds(arguments)
         directories = [Path(d) for d in arguments.directories or [os.environ.get("VAELAB_LOG_DIR") or "logs"]]
         for directory in directories:
             _check(directory)
@@ -65,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
         help="two runs: settings that differ, and B - A of each number with its error",
     )
     parser.add_argument(
+        "--bounds",
+        action="store_true",
+        help="the estimates of log p(x) of one run, paired by image: which bound is tighter",
+    )
+    parser.add_argument(
         "--rate-distortion",
         action="store_true",
         help="rate and distortion of runs that differ in objective.beta and seed, and a picture of them in DIR",
@@ -85,12 +92,14 @@ def _misplaced(arguments: argparse.Namespace) -> str | None:
     """What an option says that no table follows here."""
     if arguments.diff is not None and arguments.directories:
         return f"--diff takes two runs, and {arguments.directories[0]} is another one"
-    ways = [name for name in ("metric", "diff", "rate_distortion") if getattr(arguments, name)]
+    ways = [name for name in ("metric", "diff", "bounds", "rate_distortion") if getattr(arguments, name)]
     if len(ways) > 1:
         return f"--{ways[0]} and --{ways[1].replace('_', '-')} go one at a time"
+    if arguments.bounds and len(arguments.directories) != 1:
+        return "--bounds takes one run"
     if arguments.rate_distortion and len(arguments.directories) > 1:
         return "--rate-distortion takes one folder of runs, where the picture goes"
-    if not ways:
+    if ways in ([], ["bounds"]):
         given = [name for name in SELECTING if getattr(arguments, name) is not None]
         if given:
             return f"--{given[0].replace('_', '-')} goes with --metric NAME, --diff A B or --rate-distortion"
@@ -177,6 +186,15 @@ def _diff(arguments: argparse.Namespace) -> int:
     comparison = difference.compare(a, b, _selection(arguments), force=arguments.force)
     content = difference.as_json(comparison, force=arguments.force)
     return _show(content, difference.render(comparison, force=arguments.force), arguments)
+
+
+def _bounds(arguments: argparse.Namespace) -> int:
+    from vaelab.runs import bounds, table
+    from vaelab.runs.directory import RunDirectory
+
+    row = table.read_row(RunDirectory.open(arguments.directories[0], "--bounds"))
+    found = bounds.pairs(row)
+    return _show(bounds.as_json(found), bounds.render(row, found), arguments)
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:

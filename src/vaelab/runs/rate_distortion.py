@@ -45,10 +45,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in the order of beta, and the runs that hold no number for one."""
+    """The points of a curve.
+
+    Attributes:
+        points: in the order of beta.
+        left_out: runs that hold no number for one.
+        selected_by: how the weights were chosen.
+    """
 
     points: tuple[Point, ...]
     left_out: tuple[str, ...]
+    selected_by: str
 
 
 def curve(rows: Sequence[Row], selection: Selection) -> Curve:
@@ -73,6 +80,7 @@ def curve(rows: Sequence[Row], selection: Selection) -> Curve:
     return Curve(
         tuple(_point(beta, betas[beta]) for beta in sorted(betas)),
         tuple(row.name for row in rows if id(row) not in with_numbers),
+        str(reference.protocol.get("selected_by")),
     )
 
 
@@ -87,14 +95,17 @@ def render(found: Curve) -> RenderableType:
             f"{p.beta:g}", str(p.num_runs), f"{p.rate:.2f}", plus_minus(ends[0]), f"{p.distortion:.2f}",
             plus_minus(ends[1]), f"{p.elbo:.2f}",
         )  # fmt: skip
-    left_out = [Text(printable(f"no such cards: {', '.join(found.left_out)}"))] if found.left_out else []
-    return Group(table, *left_out)
+    below = [Text(printable(f"no such cards: {', '.join(found.left_out)}"))] if found.left_out else []
+    if found.selected_by.startswith("val/elbo"):
+        text = "the weights were chosen by val/elbo, in which beta is 1: with another beta that can be an early epoch; data.val_size=0 tests the last ones"
+        below.append(Text.assemble(("! ", "bold red"), text))
+    return Group(table, *below)
 
 
 def as_json(found: Curve) -> dict[str, Any]:
     """The same content for programs."""
     points = [{**vars(p), "elbo": p.elbo} for p in found.points]
-    return {"points": points, "left_out": list(found.left_out)}
+    return {"points": points, "left_out": list(found.left_out), "selected_by": found.selected_by}
 
 
 def _pair(row: Row, selection: Selection) -> tuple[Card, Card] | None:
