@@ -27,7 +27,8 @@ def measured(tmp_path, *evaluations):
 
 
 def by_ais(values=AIS, index=(1, 0, 2), **changes):
-    settings = {"protocol": {**PROTOCOL, "num_steps": 100}, "estimator": "ais", "num_samples": 16}
+    annealing = {"num_steps": 100, "start": "posterior"}
+    settings = {"protocol": {**PROTOCOL, "annealing": annealing}, "estimator": "ais", "num_samples": 16}
     return values, index, {**settings, **changes}
 
 
@@ -57,12 +58,13 @@ def test_the_lower_bound_of_minus_log_p_is_the_tighter_one(tmp_path, capsys, shi
 
 
 def test_settings_of_an_estimator_tell_its_estimates_apart(tmp_path, capsys):
-    longer = {**PROTOCOL, "num_steps": 200}
+    longer = {**PROTOCOL, "annealing": {"num_steps": 200, "start": "posterior"}}
     run = measured(tmp_path, by_ais(), by_ais([v - 0.1 for v in AIS], protocol=longer))
     assert len(json.loads(answer(capsys, "--bounds", run, "--json")[1])) == 3
     out = answer(capsys, "--bounds", run)[1]
     assert "num_steps=100" in out
     assert "num_steps=200" in out
+    assert "start=" not in out, "what they share"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vaelab.errors import SettingError
-from vaelab.runs.cards import Card, plus_minus, printable, size
+from vaelab.runs.cards import Card, plus_minus, printable, size, typed
 from vaelab.runs.per_image import per_image
-from vaelab.runs.table import Row
+from vaelab.runs.table import Row, flatten
 
 METRIC = "nll"
 CLEAR = 2  # standard errors
@@ -140,13 +140,14 @@ def _of_one_thing(a: Card, b: Card) -> bool:
 def _names(cards: Sequence[Card]) -> list[str]:
     """``importance K=5000``; with the settings that tell estimates of one name apart."""
     names = [f"{card.estimator} K={card.num_samples}" for card in cards]
+    protocols = [flatten(card.protocol) for card in cards]
     told_apart = []
-    for card, name in zip(cards, names, strict=True):
-        twins = [other.protocol for other, twin in zip(cards, names, strict=True) if twin == name]
+    for name, protocol in zip(names, protocols, strict=True):
+        twins = [other for other, twin in zip(protocols, names, strict=True) if twin == name]
         own = [
-            f"{k}={v}"
-            for k, v in card.protocol.items()
-            if any(k not in twin or twin[k] != v for twin in twins)
+            f"{key.rpartition('.')[2]}={typed(value)}"
+            for key, value in protocol.items()
+            if any(key not in twin or twin[key] != value for twin in twins)
         ]
         told_apart.append(" ".join([name, *own]))
     return told_apart
