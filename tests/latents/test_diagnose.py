@@ -70,7 +70,7 @@ def test_a_diagnosis_is_what_the_parts_say():
     assert found.nearest.num_train == N
     assert found.cut == change_by_cutting(model, ~active, test, noise_of(model, 20, 2))
     assert {what for what, _, _ in said} == {
-        "codes", "log q(z)", "log q(z_d)", "nll without the inactive dimensions",
+        "codes", "log q(z)", "log q(z_d)", "probes", "nll without the inactive dimensions",
     }  # fmt: skip
     assert ("codes", 3, 3) in said
 
@@ -164,6 +164,14 @@ def test_no_probe_without_labels():
     assert found.missing["linear"] == "no image has a label"
 
 
+def test_no_probe_of_a_single_class():
+    model = Oracle(exact=True).model
+    alike = [Batch(b.x, torch.zeros_like(b.y), b.index) for b in batches()]
+    found = diagnose(model, batches(), noise_of(model), train_batches=alike)
+    assert found.linear is found.nearest is None
+    assert found.missing["nearest"] == "the training images have fewer than two classes"
+
+
 def test_what_cannot_be_is_refused_at_once():
     model = Oracle(exact=True).model
     with pytest.raises(ValueError, match="more than once"):
@@ -174,3 +182,5 @@ def test_what_cannot_be_is_refused_at_once():
     for settings in wrong:
         with pytest.raises(SettingError, match=next(iter(settings))):
             diagnose(model, batches(), noise_of(model), **settings)
+    with pytest.raises(SettingError, match=r"neighbours=61: must be at most .* training images, 60"):
+        diagnose(model, batches(), noise_of(model), train_batches=batches(), neighbours=61)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelab.evidence.estimates import exact
+from vaelab.evidence.progress import Progress, told
 
 NEIGHBOURS = 3  # k of the manifolds of Kynkäänniemi et al. 2019
 COPY = 1 / 3  # of the distance to the second nearest, below which the nearest is taken for an original
@@ -346,6 +347,7 @@ def sample_quality(
     k: int = NEIGHBOURS,
     num_neighbours: int = 8,
     num_searched: int = 1000,
+    progress: Progress | None = None,
 ) -> SampleQuality:
     """All numbers about a set of samples. Images come in batches ``[n, C, H, W]`` in [0, 1], all under one protocol: means with grey images, draws with what they imitate.
 
@@ -361,22 +363,34 @@ def sample_quality(
         k: of the manifolds of precision and recall.
         num_neighbours: training images kept for each sample, at least 2.
         num_searched: samples, and test images, whose neighbours are looked for.
+        progress: is told the batches.
     """
     real_features, generated_features, reference_features = (
-        features(extractor, images) for images in (real, generated, reference)
+        features(extractor, told(f"features of {name} images", images, progress))
+        for name, images in (("test", real), ("generated", generated), ("training", reference))
     )
     real_order, generated_order, reference_order = orders
     close, test_close = (
-        nearest_neighbours(_first(images, num_searched), training, num_neighbours)
-        for images in (generated, real)
+        nearest_neighbours(
+            _first(images, num_searched), told(f"neighbours of {name} images", training, progress), num_neighbours
+        )
+        for name, images in (("generated", generated), ("test", real))
+    )
+    generated_compared, floor = (
+        compare(real_features, found, real_order, order, k)
+        for found, order in told(
+            "distances of features",
+            [(generated_features, generated_order), (reference_features, reference_order)],
+            progress,
+        )
     )
     num_features = real_features.shape[1]
     fewest = min(len(real_features), len(generated_features), len(reference_features))
     few = f"{fewest} images for {num_features} features: singular covariances, lenet_fid says little"
     return SampleQuality(
         samples=samples,
-        generated=compare(real_features, generated_features, real_order, generated_order, k),
-        floor=compare(real_features, reference_features, real_order, reference_order, k),
+        generated=generated_compared,
+        floor=floor,
         memorisation=memorisation(close, test_close, sum(len(batch) for batch in training)),
         neighbours=close,
         num_features=num_features,

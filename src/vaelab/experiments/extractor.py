@@ -19,6 +19,7 @@ from torch import Tensor
 from vaelab.data import cache
 from vaelab.data.datasets import ImageData, Split
 from vaelab.errors import SettingError
+from vaelab.evidence.progress import Progress, told
 from vaelab.networks.lenet import LEAST_SIZE, MOST_CHANNELS, LeNet
 from vaelab.noise import Noise
 
@@ -49,7 +50,7 @@ class Extractor:
     recipe: int = RECIPE
 
 
-def extractor(images: ImageData, data_dir: str | Path) -> Extractor:
+def extractor(images: ImageData, data_dir: str | Path, progress: Progress | None = None) -> Extractor:
     """The extractor of a data set: from the cache of decoded data, or trained and put there.
 
     It is trained on the grey training images, those that a run keeps for validation included, so that all runs on these data share it, whatever their split, seed and
@@ -59,6 +60,7 @@ def extractor(images: ImageData, data_dir: str | Path) -> Extractor:
     Args:
         images: data with a label at every training and test image.
         data_dir: as for the data.
+        progress: is told the steps, where it is trained.
 
     Raises:
         SettingError: ``data``: no labels, a single class, images under 8 x 8 pixels or of more than 3 channels.
@@ -69,13 +71,13 @@ def extractor(images: ImageData, data_dir: str | Path) -> Extractor:
     for path in (folder / name for folder in places):
         if (kept := _read(path, images, num_classes)) is not None:
             return kept
-    network = train(images, num_classes)
+    network = train(images, num_classes, progress)
     made = Extractor(network, digest(network.state_dict()), accuracy(network, images), images.identity)
     _publish(made, name, Path(data_dir).expanduser().absolute(), places)
     return made
 
 
-def train(images: ImageData, num_classes: int) -> LeNet:
+def train(images: ImageData, num_classes: int, progress: Progress | None = None) -> LeNet:
     """The recipe: cross-entropy, Adam, 1500 batches of 64 images (on MNIST, 1.6 epochs), the learning rate rising to 2e-3 and falling to 0 in straight lines."""
     noise = Noise(SEED)
     x, y = images.train.x, images.train.y
@@ -83,7 +85,8 @@ def train(images: ImageData, num_classes: int) -> LeNet:
         with noise.initialisation():
             network = LeNet(images.image_shape, num_classes)
         optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
-        for step, index in enumerate(_batches(noise, len(x))):
+        steps = list(_batches(noise, len(x)))
+        for step, index in enumerate(told("training of the extractor", steps, progress)):
             loss = F.cross_entropy(network(_unit(x[index], images)), y[index])
             optimizer.zero_grad()
             loss.backward()

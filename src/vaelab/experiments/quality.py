@@ -13,6 +13,7 @@ from vaelab import figures
 from vaelab.data.datamodule import ImageDataModule, SplitName
 from vaelab.data.datasets import ImageData
 from vaelab.errors import SettingError, choice, integer
+from vaelab.evidence.progress import Progress, told
 from vaelab.evidence.sample_quality import SampleQuality, sample_quality
 from vaelab.experiments.extractor import Extractor
 from vaelab.noise import Noise, Split, Stream
@@ -20,6 +21,7 @@ from vaelab.noise import Noise, Split, Stream
 SAMPLES = ("means", "draws")
 SHOWN = 16  # samples in the picture
 BATCH = 1000  # images at once
+LEAST = 20  # images of a set
 FIXED = Noise(0)  # which real images are compared, and in which subsets: the same for every run
 
 
@@ -41,6 +43,8 @@ def measure(
     num_samples: int = 10_000,
     num_neighbours: int = 8,
     num_searched: int = 1000,
+    num_real: int | None = None,
+    progress: Progress | None = None,
 ) -> Measured:
     """Compare samples of the prior with the test images, like with like.
 
@@ -55,32 +59,21 @@ def measure(
         samples: ``means`` or ``draws``.
         num_samples: samples; as many training images, or all of them, make the floor.
         num_neighbours, num_searched: see :func:`vaelab.evidence.sample_quality.sample_quality`.
+        num_real: test images, the first ones; None = all.
+        progress: is told the batches.
 
     Raises:
         SettingError: draws of a binary likelihood, where the data are grey: they are images of another kind; other values of ``samples`` or of the numbers.
     """
-    choice("samples", samples, SAMPLES)
-    for setting, value, least in (
-        ("num_samples", num_samples, 20),
-        ("num_neighbours", num_neighbours, 2),
-        ("num_searched", num_searched, 1),
-    ):
-        integer(setting, value, least)
-    likelihood: Any = model.likelihood
-    if samples == "draws" and likelihood.support == "binary" and not data.protocol.is_binary:
-        raise SettingError(
-            "samples",
-            samples,
-            "pixels drawn by this likelihood are binary, and the data are grey; use means, or data.binarize",
-        )
-    if num_neighbours > data.size("train"):
-        raise SettingError(
-            "num_neighbours", num_neighbours, f"must be at most the {data.size('train')} training images"
-        )
-    generated = _generated(model, data, noise, samples, num_samples)
+    check_settings(samples, num_samples, num_neighbours, num_searched)
+    check_fits(model, data, samples, num_neighbours)
+    if num_real is None:
+        num_real = data.size("test")
+    integer("num_real", num_real, LEAST)
+    generated = _generated(model, data, noise, samples, num_samples, progress)
     order = FIXED.order(0, data.size("train"))
     chosen = order[:num_samples]
-    test = _real(data, "test", torch.arange(data.size("test")), samples)
+    test = _real(data, "test", torch.arange(num_real), samples)
     training = _real(data, "train", torch.arange(data.size("train")), samples)
     quality = sample_quality(
         extractor.network.features,
@@ -89,12 +82,13 @@ def measure(
         reference=_real(data, "train", chosen, samples),
         training=training,
         # samples are independent, and the chosen training images in a random order already
-        orders=(FIXED.order(1, data.size("test")), torch.arange(num_samples), torch.arange(len(chosen))),
+        orders=(FIXED.order(1, num_real), torch.arange(num_samples), torch.arange(len(chosen))),
         samples=samples,
         extractor_digest=extractor.digest,
         extractor_accuracy=extractor.accuracy,
         num_neighbours=num_neighbours,
         num_searched=num_searched,
+        progress=progress,
     )
     index, distance = quality.neighbours.index[:SHOWN], quality.neighbours.distance[:SHOWN]
     nearest = torch.cat(_real(data, "train", index.flatten(), samples)).unflatten(0, index.shape)
@@ -102,12 +96,33 @@ def measure(
     return Measured(quality, picture)
 
 
+def check_settings(samples: str, num_samples: int, num_neighbours: int, num_searched: int) -> None:
+    """Refuse settings of :func:`measure` that no model could follow."""
+    choice("samples", samples, SAMPLES)
+    integer("num_samples", num_samples, LEAST)
+    integer("num_neighbours", num_neighbours, 2)
+    integer("num_searched", num_searched, 1)
+
+
+def check_fits(model: nn.Module, data: ImageDataModule, samples: str, num_neighbours: int) -> None:
+    """Refuse settings of :func:`measure` that do not go with this model or these data."""
+    likelihood: Any = model.likelihood
+    if samples == "draws" and likelihood.support == "binary" and not data.protocol.is_binary:
+        rule = "pixels drawn by this likelihood are binary, and the data are grey; use means, or data.binarize"
+        raise SettingError("samples", samples, rule)
+    if num_neighbours > data.size("train"):
+        rule = f"must be at most the {data.size('train')} training images"
+        raise SettingError("num_neighbours", num_neighbours, rule)
+
+
 @torch.no_grad()
-def _generated(model: Any, data: ImageDataModule, noise: Noise, samples: str, n: int) -> list[Tensor]:
+def _generated(
+    model: Any, data: ImageDataModule, noise: Noise, samples: str, n: int, progress: Progress | None = None
+) -> list[Tensor]:
     """Samples in batches, float32 in [0, 1], on the CPU; the first ones do not depend on ``n``."""
     weight = next(model.parameters())
     made = []
-    for index in torch.arange(n).split(BATCH):
+    for index in told("samples", torch.arange(n).split(BATCH), progress):
         eps = noise.image_normal(Stream.prior, Split.train, index, (model.prior_noise_dim,))
         y = (index % model.num_classes).to(weight.device) if model.num_classes else None
         p = model.sample(eps.to(weight.device, weight.dtype), y)

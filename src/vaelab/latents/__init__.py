@@ -15,7 +15,7 @@ from vaelab.latents.cut import CutChange, CutModel, change_by_cutting, cut
 from vaelab.latents.diagnose import Diagnosis, diagnose
 from vaelab.latents.information import Information, decompose, information
 from vaelab.latents.probes import Probe, linear_probe, nearest_neighbours_probe
-from vaelab.latents.progress import Progress
+from vaelab.evidence.progress import Progress
 from vaelab.latents.rate import LayerRate, RateAccumulator, rate_per_dimension
 
 __all__ = [

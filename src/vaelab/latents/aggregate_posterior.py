@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from vaelab.errors import integer
 from vaelab.evidence.estimates import exact
-from vaelab.latents.progress import Progress, told
+from vaelab.evidence.progress import Progress, told
 
 #: float64 numbers of a block: small enough for a processor's cache, where larger blocks would be slower
 AT_ONCE = 2**17

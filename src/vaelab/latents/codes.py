@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent, Normal
 from vaelab.batch import Batch
 from vaelab.errors import integer
 from vaelab.evidence.estimates import exact
-from vaelab.latents.progress import Progress, told
+from vaelab.evidence.progress import Progress, told
 from vaelab.models import Model
 from vaelab.models.terms import Layer, LayerTerms, Terms
 

@@ -16,7 +16,7 @@ from vaelab.evidence.estimates import Estimate, estimate
 from vaelab.evidence.importance import importance, log_weights
 from vaelab.evidence.streaming import RowLimit
 from vaelab.latents.codes import NoiseOf
-from vaelab.latents.progress import Progress, told
+from vaelab.evidence.progress import Progress, told
 from vaelab.models import VAE, Inference
 from vaelab.models.terms import LayerTerms, Terms
 from vaelab.posteriors import LogVarianceNormal
@@ -121,7 +121,7 @@ def change_by_cutting(
     inactive: Tensor,
     batches: Iterable[Batch],
     noise: NoiseOf,
-    max_rows: int = 10_000,
+    max_rows: int | None = 10_000,
     progress: Progress | None = None,
 ) -> CutChange:
     """The NLL of ``model`` with and without the dimensions ``inactive``.

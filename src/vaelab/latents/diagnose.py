@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from vaelab.latents.codes import Codes, CodesAccumulator, NoiseOf, codes, poster
 from vaelab.latents.cut import CutChange, change_by_cutting
 from vaelab.latents.information import Information, decompose, information, nothing_known
 from vaelab.latents.probes import Probe, linear_probe, nearest_neighbours_probe
-from vaelab.latents.progress import Progress, told
+from vaelab.evidence.progress import Progress, told
 from vaelab.latents.rate import LayerRate, RateAccumulator
 from vaelab.models import Model
 from vaelab.models.terms import LayerTerms
@@ -64,7 +65,7 @@ def diagnose(
     neighbours: int = 10,
     metric: str = "euclidean",
     cut_noise: NoiseOf | None = None,
-    max_rows: int = 10_000,
+    max_rows: int | None = 10_000,
     at_once: int = AT_ONCE,
     progress: Progress | None = None,
 ) -> Diagnosis:
@@ -79,12 +80,12 @@ def diagnose(
         train_batches: labelled images that the probes are fitted on; None for no probes.
         neighbours, metric: of the nearest-neighbours probe.
         cut_noise: of the importance-weighted estimates with and without the inactive dimensions, ``[K, B, D]``; None for no such estimates, which a number that is no log-likelihood (label other than ``nll``) is not given.
-        max_rows: samples that the decoder sees at once in these.
+        max_rows: samples that the decoder sees at once in these; None = by the kind of device.
         at_once: block size of the information; see :func:`vaelab.latents.log_aggregate`.
         progress: is told (what is computed, how much is done, of how much or None).
 
     Raises:
-        SettingError: a number that is not allowed.
+        SettingError: a number that is not allowed, or more neighbours than labelled training images.
         ValueError: no batches, or batches that can be gone through only once.
     """
     integer("num_samples", num_samples, 1)
@@ -166,9 +167,17 @@ def _probes(
         missing |= dict.fromkeys(("linear", "nearest"), str(reason))
         return None, None
     train = codes(model, train_batches, progress=progress)
+    labelled = train.labels[train.labels >= 0]
+    if len(labelled.unique()) < 2:
+        missing |= dict.fromkeys(("linear", "nearest"), "the training images have fewer than two classes")
+        return None, None
+    if neighbours > len(labelled):
+        rule = f"must be at most the number of labelled training images, {len(labelled)}"
+        raise SettingError("neighbours", neighbours, rule)
     probed = (train.mean, train.labels, code.mean, code.labels)
-    linear = linear_probe(*probed)
-    return linear, nearest_neighbours_probe(*probed, k=neighbours, metric=metric)
+    probes = (linear_probe, partial(nearest_neighbours_probe, k=neighbours, metric=metric))
+    linear, nearest = (probe(*probed) for probe in told("probes", probes, progress))
+    return linear, nearest
 
 
 def _cut(
@@ -176,7 +185,7 @@ def _cut(
     active: Tensor | None,
     batches: Iterable[Batch],
     noise: NoiseOf | None,
-    max_rows: int,
+    max_rows: int | None,
     progress: Progress | None,
     missing: dict[str, str],
 ) -> CutChange | None:
