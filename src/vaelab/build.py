@@ -33,6 +33,8 @@ OTHERS = (
     "vaelab.evidence.BidirectionalEstimator",
     "vaelab.evidence.BoundEstimator",
     "vaelab.evidence.ImportanceEstimator",
+    "vaelab.experiments.latents.LatentsDiagnostic",
+    "vaelab.experiments.sample_quality.SampleQualityDiagnostic",
     "vaelab.training.EarlyStoppingAfterWarmup",
     "vaelab.training.TrackerPictures",
     "lightning.pytorch.Trainer",

@@ -13,14 +13,14 @@ class Estimate:
     """A mean over images.
 
     Attributes:
-        value: the mean, nats per image.
-        se_images: sampling error of the set of images: standard deviation over images / sqrt(N).
+        value: the mean, nats per image unless a unit stands beside it.
+        se_images: sampling error of the set of images: standard deviation over images / sqrt(N); None where it is not known.
         se_mc: standard error of the estimator's own noise given these images; None where it draws nothing, or where one draw cannot tell.
         num_images: N.
     """
 
     value: float
-    se_images: float
+    se_images: float | None
     se_mc: float | None
     num_images: int
 

@@ -30,6 +30,8 @@ class Number:
         settings: of the estimator: what two such numbers must share beside K.
         warning: a sentence on how far the number can be trusted.
         split: where the images are not those that were handed over: ``simulated``.
+        units: of the estimate.
+        floor: the same number of training images in the place of what the model makes.
     """
 
     metric: str
@@ -43,6 +45,8 @@ class Number:
     settings: Mapping[str, Any] = field(default_factory=dict)
     warning: str | None = None
     split: str | None = None
+    units: str = "nats"
+    floor: float | None = None
 
 
 #: (steps done, steps in all), told within a call

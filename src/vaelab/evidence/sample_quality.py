@@ -372,7 +372,9 @@ def sample_quality(
     real_order, generated_order, reference_order = orders
     close, test_close = (
         nearest_neighbours(
-            _first(images, num_searched), told(f"neighbours of {name} images", training, progress), num_neighbours
+            _first(images, num_searched),
+            told(f"neighbours of {name} images", training, progress),
+            num_neighbours,
         )
         for name, images in (("generated", generated), ("test", real))
     )

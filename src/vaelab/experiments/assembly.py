@@ -26,6 +26,7 @@ from vaelab.data.datamodule import ImageDataModule
 from vaelab.data.own import settled
 from vaelab.errors import SettingError, number
 from vaelab.evidence import NLL, Estimator, label
+from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.initial import take_weights, train_only
 from vaelab.experiments.parent import Parent
 from vaelab.noise import Noise
@@ -112,7 +113,10 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     step_settings = replace(step_settings, learning_rate=rate)
     data.plan = plan
     name = label(support, data.protocol.is_binary, data.protocol.dequantize)
-    estimator: Estimator = build(config["estimator"], "estimator")
+    estimator: Estimator | Diagnostic = build(config["estimator"], "estimator")
+    if isinstance(estimator, Diagnostic):
+        rule = f"looks at a finished run: vae-evaluate run=DIR estimator={estimator.name}"
+        raise SettingError("estimator", estimator.name, rule)
     module = VAEModule(
         model,
         build_objective(config, model, plan.steps_per_epoch),

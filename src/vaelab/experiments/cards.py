@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,36 +79,52 @@ def cards(
     """
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
 
-    def card(number: Number) -> Card:
-        e, ess = number.estimate, number.ess
-        sentences = [sentence for sentence in (warning, number.warning) if sentence]
+    def completed(number: Number) -> Card:
+        made = card(number, split, protocol, checkpoint, seconds, warning)
         discrete = protocol["label"] == NLL and number.metric in ("elbo", "nll")
         sign = -1 if number.metric == "elbo" else 1
-        return Card(
-            metric=number.metric,
-            value=e.value,
-            se_images=e.se_images,
-            se_mc=e.se_mc,
-            units="nats",
-            split=number.split or split,
-            num_images=e.num_images,
-            estimator=number.estimator,
-            num_samples=number.num_samples,
-            protocol={**protocol, **number.settings},
-            checkpoint=checkpoint,
-            seconds=seconds,
-            ess_median=None if ess is None else ess.median().item(),
-            ess_min=None if ess is None else ess.min().item(),
-            bias_hint=number.bias_hint,
-            curve=None if number.curve is None else {str(k): value for k, value in number.curve.items()},
+        return replace(
+            made,
             kl=("closed_form" if closed_form else "monte_carlo")
             if number.metric in ("elbo", "rate")
             else None,
-            warning="; ".join(sentences) or None,
-            bits_per_dim=bits_per_dim(sign * e.value, protocol, num_pixels) if discrete else None,
+            bits_per_dim=bits_per_dim(sign * made.value, protocol, num_pixels) if discrete else None,
         )
 
-    return [card(number) for number in estimator.numbers(tensors)]
+    return [completed(number) for number in estimator.numbers(tensors)]
+
+
+def card(
+    number: Number,
+    split: str,
+    protocol: Mapping[str, Any],
+    checkpoint: str,
+    seconds: float,
+    warning: str | None = None,
+) -> Card:
+    """The card of one number; arguments as of :func:`cards`."""
+    e, ess = number.estimate, number.ess
+    sentences = [sentence for sentence in (warning, number.warning) if sentence]
+    return Card(
+        metric=number.metric,
+        value=e.value,
+        se_images=e.se_images,
+        se_mc=e.se_mc,
+        units=number.units,
+        split=number.split or split,
+        num_images=e.num_images,
+        estimator=number.estimator,
+        num_samples=number.num_samples,
+        protocol={**protocol, **number.settings},
+        checkpoint=checkpoint,
+        seconds=seconds,
+        ess_median=None if ess is None else ess.median().item(),
+        ess_min=None if ess is None else ess.min().item(),
+        bias_hint=number.bias_hint,
+        curve=None if number.curve is None else {str(k): value for k, value in number.curve.items()},
+        warning="; ".join(sentences) or None,
+        floor=number.floor,
+    )
 
 
 def bits_per_dim(nll: float, protocol: Mapping[str, Any], num_pixels: int) -> float:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vaelab import figures
 from vaelab.build import build
 from vaelab.data.datamodule import Tested
 from vaelab.data.protocol import BINARIZE
 from vaelab.errors import RunFailed, SettingError, choice, integer
+from vaelab.evidence import Estimator
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
-from vaelab.experiments.cards import fallback_warning, selected_by
+from vaelab.experiments.cards import card, fallback_warning, selected_by
+from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, on_device
 from vaelab.experiments.foreign import SELECTED_BY
 from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_process
 from vaelab.experiments.screen import quiet_lightning
@@ -36,14 +40,25 @@ from vaelab.experiments.train import (
     measure,
 )
 from vaelab.noise import Noise
-from vaelab.runs import Card, RunDirectory, read_cards, read_manifest, read_yaml, write_cards
+from vaelab.runs import (
+    Card,
+    RunDirectory,
+    read_cards,
+    read_json,
+    read_manifest,
+    read_yaml,
+    write_atomically,
+    write_cards,
+    write_json,
+)
 from vaelab.runs.cards import comparable, table
-from vaelab.training import TestProgress
+from vaelab.training import TestProgress, parts_progress
 from vaelab.training.checkpoints import file_digest
 from vaelab.training.pictures import Artist
 
 CHECKPOINTS = ("selected", "best", "last")
 SPLITS = ("test", "val")
+CARDS, MISSING = "cards.json", "missing.json"
 NOT_MEASURED = {"_target_": "vaelab.evidence.BoundEstimator"}  # where only pictures are asked for
 
 
@@ -57,7 +72,6 @@ class Stored:
         checkpoint: which.
         selected_by: how that was chosen, for the card.
         warning: what stands on every card of this run.
-        asked_for: the estimator's name.
     """
 
     run: RunDirectory
@@ -65,14 +79,13 @@ class Stored:
     checkpoint: Path
     selected_by: str
     warning: str | None
-    asked_for: str
 
 
 def evaluate(options: dict[str, Any]) -> list[Card]:
     """Measure a run's weights and put the cards beside those that are there.
 
-    The values of single images lie in ``evaluations/<estimator>_<split>_<digest>/``, the digest over all that they depend on: an evaluation that was
-    interrupted goes on where it stopped, and one that is there is not made again.
+    What lies behind them is in ``evaluations/<estimator>_<split>_<digest>/``, the digest over all that it depends on: what is there is not made again. Of an
+    estimator these are the values of single images, and an evaluation that was interrupted goes on where it stopped; of a diagnostic pictures and tables.
 
     Args:
         options: ``run``, ``checkpoint``, ``split``, ``num_images``, ``seed``, ``binarize``, ``estimator``, ``trainer`` (None = the run's), ``paths``.
@@ -85,34 +98,116 @@ def evaluate(options: dict[str, Any]) -> list[Card]:
         RunFailed: it was interrupted; what is done is kept.
     """
     check_evaluation(options)
-    stored = _open(options)
+    asked: Estimator | Diagnostic = build(options["estimator"], "estimator")
+    stored = _open(options, NOT_MEASURED if isinstance(asked, Diagnostic) else options["estimator"])
     parts, split = stored.parts, options["split"]
     parts.data.tested = Tested(split, _images(options["num_images"], parts.data.size(split), split))
-    if parts.module.estimator.name != stored.asked_for:
-        print(f"no estimate of log p(x): a number labelled {parts.label} is no log-likelihood", flush=True)
     protocol = make_protocol(parts, stored.selected_by)
     if (seed := parts.module.noise.seed) != parts.config["seed"]:
         protocol["evaluation_seed"] = seed
-    folder = stored.run.path / "evaluations" / _folder_name(stored, protocol)
-    cards_file = folder / "cards.json"
-    if cards_file.is_file():
-        print("measured already")
-        new = read_cards(cards_file)
+    if isinstance(asked, Diagnostic):
+        new, files = _looked_at(asked, stored, protocol, options)
     else:
-        trainer = build_trainer(parts)
-        trainer.callbacks.append(TestProgress())  # pyright: ignore[reportAttributeAccessIssue]
-        with _one_of_several_processes(stored.run), _interruptible(folder):
-            seconds = measure(parts, trainer, folder / PER_IMAGE)
-            if not is_main_process():
-                return []
-        new = make_cards(parts, folder / PER_IMAGE, stored.checkpoint, protocol, seconds, stored.warning)
-        write_cards(cards_file, new)
+        new, files = _measured(asked, stored, protocol)
+    if not is_main_process():
+        return []
     old = read_cards(stored.run.evaluation_file) if stored.run.evaluation_file.is_file() else []
     kept = [card for card in old if all(comparable(card, other) for other in new)]
     write_cards(stored.run.evaluation_file, [*kept, *new])
     Console().print(table(new))
-    print(f"{stored.run.evaluation_file}\n{folder / PER_IMAGE}")
+    for path in (stored.run.evaluation_file, *files):
+        print(path)
     return new
+
+
+def _measured(asked: Estimator, stored: Stored, protocol: dict[str, Any]) -> tuple[list[Card], list[Path]]:
+    """The cards of an estimator, and the file of the per-image values."""
+    parts = stored.parts
+    if parts.module.estimator.name != asked.name:
+        print(f"no estimate of log p(x): a number labelled {parts.label} is no log-likelihood", flush=True)
+    name = parts.module.estimator.name
+    folder = stored.run.path / "evaluations" / _folder_name(name, stored, protocol, parts.config["estimator"])
+    cards_file, per_image = folder / CARDS, folder / PER_IMAGE
+    if cards_file.is_file():
+        print("measured already")
+        return read_cards(cards_file), [per_image]
+    trainer = build_trainer(parts)
+    trainer.callbacks.append(TestProgress())  # pyright: ignore[reportAttributeAccessIssue]
+    with _one_of_several_processes(stored.run), _interruptible(folder):
+        seconds = measure(parts, trainer, per_image)
+        if not is_main_process():
+            return [], []
+    new = make_cards(parts, per_image, stored.checkpoint, protocol, seconds, stored.warning)
+    write_cards(cards_file, new)
+    return new, [per_image]
+
+
+def _looked_at(
+    asked: Diagnostic, stored: Stored, protocol: dict[str, Any], options: dict[str, Any]
+) -> tuple[list[Card], list[Path]]:
+    """The cards of a diagnostic, and the files behind them."""
+    parts, tested = stored.parts, stored.parts.data.tested
+    trainer = build_trainer(parts)
+    if trainer.world_size > 1:
+        rule = f"estimator={asked.name} takes one device, here are {trainer.world_size}; use trainer.devices=1 trainer.strategy=auto"
+        raise SettingError("trainer.devices", parts.config["trainer"]["devices"], rule)
+    subject = Subject(
+        model=parts.module.evaluated,
+        data=parts.data,
+        noise=parts.module.noise,
+        split=tested.split,
+        index=torch.arange(parts.data.size(tested.split)) if tested.index is None else tested.index,
+        label=parts.label,
+        arithmetic=on_device(parts.module.evaluated, parts.data, trainer),
+    )
+    with _settings_of(asked), parts_progress() as progress:
+        asked.check(subject, options)
+        instrument = asked.instrument(subject, progress)
+        digest = None if instrument is None else instrument.digest
+        name = _folder_name(asked.name, stored, protocol, options["estimator"], instrument=digest)
+        folder = stored.run.path / "evaluations" / name
+        there = (folder / CARDS).is_file()
+        started = time.perf_counter()
+        found = None if there else asked(subject, instrument, progress)
+        seconds = time.perf_counter() - started
+    if found is None:
+        print("measured already")
+        new = read_cards(folder / CARDS)
+    else:
+        if not found.numbers:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in found.missing.items())
+            raise SettingError("estimator", asked.name, f"has no number for this model: {reasons}")
+        shared, weights = asked.protocol(protocol), file_digest(stored.checkpoint)
+        new = [
+            card(number, tested.split, shared, weights, seconds, stored.warning) for number in found.numbers
+        ]
+        _write(found, folder)
+        write_cards(folder / CARDS, new)  # last: what has cards is complete
+    if (folder / MISSING).is_file():
+        for name, reason in read_json(folder / MISSING).items():
+            print(f"no {name}: {reason}", flush=True)
+    return new, sorted(path for path in folder.iterdir() if path.name not in (CARDS, MISSING))
+
+
+def _write(found: Findings, folder: Path) -> None:
+    for name, figure in found.pictures.items():
+        figures.save(figure, folder / f"{name}.png")
+    for name, text in found.files.items():
+        write_atomically(folder / name, text)
+    if found.missing:
+        write_json(folder / MISSING, dict(found.missing))
+
+
+@contextmanager
+def _settings_of(asked: Diagnostic) -> Iterator[None]:
+    """A refusal of one of the fields of a diagnostic names it as it is typed."""
+    try:
+        yield
+    except SettingError as error:
+        if error.setting not in vars(asked):
+            raise
+        setting = f"estimator.{error.setting}"
+        raise SettingError(setting, error.received, error.rule, nearest=error.nearest) from error
 
 
 def sample(options: dict[str, Any]) -> list[Path]:
@@ -126,7 +221,7 @@ def sample(options: dict[str, Any]) -> list[Path]:
     """
     check_evaluation(options)
     integer("num_samples", options["num_samples"], 1)
-    stored = _open(options)
+    stored = _open(options, NOT_MEASURED)
     artist = Artist(stored.parts.module.evaluated, stored.parts.data, stored.parts.module.noise)
     folder = stored.run.path / "samples" / f"{options['checkpoint']}_seed{artist.noise.seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +250,7 @@ def check_evaluation(options: dict[str, Any]) -> None:
         integer("num_images", options["num_images"], 1)
 
 
-def _open(options: dict[str, Any]) -> Stored:
+def _open(options: dict[str, Any], estimator: dict[str, Any]) -> Stored:
     quiet_lightning()
     run = RunDirectory.open(options["run"])
     config = copy.deepcopy(read_yaml(run.config_file))
@@ -164,7 +259,7 @@ def _open(options: dict[str, Any]) -> Stored:
     config["callbacks"] = {}
     changed = {key: value for key, value in options.get("trainer", {}).items() if value is not None}
     config["trainer"] = {**config["trainer"], **changed}
-    config["estimator"] = options.get("estimator", NOT_MEASURED)
+    config["estimator"] = estimator
     if options.get("binarize") is not None:
         config["data"]["binarize"] = options["binarize"]
     checkpoint, how = _checkpoint(run, config, options["checkpoint"])
@@ -178,8 +273,7 @@ def _open(options: dict[str, Any]) -> Stored:
     parts.module.evaluated.eval()
     data = manifest["data"]
     warning = fallback_warning(data["requested"], data["actual"]) if data["fallback_reason"] else None
-    asked_for = build(config["estimator"], "estimator").name
-    return Stored(run, parts, checkpoint, how, warning, asked_for)
+    return Stored(run, parts, checkpoint, how, warning)
 
 
 def _checkpoint(run: RunDirectory, config: dict[str, Any], asked_for: str) -> tuple[Path, str]:
@@ -205,19 +299,22 @@ def _images(num_images: int | None, size: int, split: str) -> Tensor | None:
     return torch.arange(num_images)
 
 
-def _folder_name(stored: Stored, protocol: dict[str, Any]) -> str:
+def _folder_name(
+    name: str, stored: Stored, protocol: dict[str, Any], estimator: dict[str, Any], **more: Any
+) -> str:
     """A name that two evaluations share if and only if they have to give the same values."""
     parts = stored.parts
-    settings = {key: value for key, value in parts.config["estimator"].items() if key != "max_rows"}
+    settings = {key: value for key, value in estimator.items() if key != "max_rows"}
     index = parts.data.tested.index
     depends_on = {
         "weights": file_digest(stored.checkpoint),
         "protocol": protocol,
         "estimator": settings,
         "images": None if index is None else len(index),
+        **more,
     }
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{parts.module.estimator.name}_{parts.data.tested.split}_{digest}"
+    return f"{name}_{parts.data.tested.split}_{digest}"
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def extractor(images: ImageData, data_dir: str | Path, progress: Progress | None
     Raises:
         SettingError: ``data``: no labels, a single class, images under 8 x 8 pixels or of more than 3 channels.
     """
-    num_classes = _check(images)
+    num_classes = check_data(images)
     name = f"lenet-{hashlib.sha256(f'{images.identity} {RECIPE}'.encode()).hexdigest()[:16]}.safetensors"
     places = [place.caches / FOLDER for place in cache.places(Path(data_dir).expanduser().absolute())]
     for path in (folder / name for folder in places):
@@ -112,7 +112,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     return sha256.hexdigest()
 
 
-def _check(images: ImageData) -> int:
+def check_data(images: ImageData) -> int:
     """The number of classes, or a refusal that names the data."""
     labels = torch.cat([images.train.y, images.test.y])
     channels, height, width = images.image_shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +47,7 @@ def measure(
     num_searched: int = 1000,
     num_real: int | None = None,
     progress: Progress | None = None,
+    arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Measured:
     """Compare samples of the prior with the test images, like with like.
 
@@ -61,6 +64,7 @@ def measure(
         num_neighbours, num_searched: see :func:`vaelab.evidence.sample_quality.sample_quality`.
         num_real: test images, the first ones; None = all.
         progress: is told the batches.
+        arithmetic: a context that the samples are made in.
 
     Raises:
         SettingError: draws of a binary likelihood, where the data are grey: they are images of another kind; other values of ``samples`` or of the numbers.
@@ -70,7 +74,8 @@ def measure(
     if num_real is None:
         num_real = data.size("test")
     integer("num_real", num_real, LEAST)
-    generated = _generated(model, data, noise, samples, num_samples, progress)
+    with arithmetic():
+        generated = _generated(model, data, noise, samples, num_samples, progress)
     order = FIXED.order(0, data.size("train"))
     chosen = order[:num_samples]
     test = _real(data, "test", torch.arange(num_real), samples)
@@ -108,7 +113,9 @@ def check_fits(model: nn.Module, data: ImageDataModule, samples: str, num_neighb
     """Refuse settings of :func:`measure` that do not go with this model or these data."""
     likelihood: Any = model.likelihood
     if samples == "draws" and likelihood.support == "binary" and not data.protocol.is_binary:
-        rule = "pixels drawn by this likelihood are binary, and the data are grey; use means, or data.binarize"
+        rule = (
+            "pixels drawn by this likelihood are binary, and the data are grey; use means, or data.binarize"
+        )
         raise SettingError("samples", samples, rule)
     if num_neighbours > data.size("train"):
         rule = f"must be at most the {data.size('train')} training images"

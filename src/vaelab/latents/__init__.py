@@ -1,5 +1,6 @@
 """Latents: what the code has learned."""
 
+from vaelab.evidence.progress import Progress
 from vaelab.latents.active_units import ActivityAccumulator, active_units, activity
 from vaelab.latents.aggregate_posterior import (
     AggregateDensities,
@@ -15,7 +16,6 @@ from vaelab.latents.cut import CutChange, CutModel, change_by_cutting, cut
 from vaelab.latents.diagnose import Diagnosis, diagnose
 from vaelab.latents.information import Information, decompose, information
 from vaelab.latents.probes import Probe, linear_probe, nearest_neighbours_probe
-from vaelab.evidence.progress import Progress
 from vaelab.latents.rate import LayerRate, RateAccumulator, rate_per_dimension
 
 __all__ = [

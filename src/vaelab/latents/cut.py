@@ -14,9 +14,9 @@ from vaelab.batch import Batch
 from vaelab.errors import SettingError
 from vaelab.evidence.estimates import Estimate, estimate
 from vaelab.evidence.importance import importance, log_weights
+from vaelab.evidence.progress import Progress, told
 from vaelab.evidence.streaming import RowLimit
 from vaelab.latents.codes import NoiseOf
-from vaelab.evidence.progress import Progress, told
 from vaelab.models import VAE, Inference
 from vaelab.models.terms import LayerTerms, Terms
 from vaelab.posteriors import LogVarianceNormal

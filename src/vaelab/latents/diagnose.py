@@ -10,13 +10,13 @@ from torch import Tensor
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer, number
+from vaelab.evidence.progress import Progress, told
 from vaelab.latents.active_units import ActivityAccumulator, active_units
 from vaelab.latents.aggregate_posterior import AT_ONCE, Moments, aggregate_moments, log_aggregate_of
 from vaelab.latents.codes import Codes, CodesAccumulator, NoiseOf, codes, posteriors, terms_of
 from vaelab.latents.cut import CutChange, change_by_cutting
 from vaelab.latents.information import Information, decompose, information, nothing_known
 from vaelab.latents.probes import Probe, linear_probe, nearest_neighbours_probe
-from vaelab.evidence.progress import Progress, told
 from vaelab.latents.rate import LayerRate, RateAccumulator
 from vaelab.models import Model
 from vaelab.models.terms import LayerTerms

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vaelab.evidence.estimates import exact
+from vaelab.evidence.progress import Progress
 from vaelab.latents.aggregate_posterior import AT_ONCE, log_aggregate, log_aggregate_marginals, log_normal
 from vaelab.latents.average import Average, average
-from vaelab.evidence.progress import Progress
 
 #: nats below log N from which on the mutual information is held to be bounded by the number of images
 NEAR = 1.0

@@ -5,6 +5,7 @@ schema 1.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -19,7 +20,12 @@ from vaelab.runs.files import read_json, write_json
 
 SCHEMA = 1
 MEASURED = ("metric", "units", "split", "num_images", "estimator", "num_samples")
-FLOATS = ("value", "se_images", "se_mc", "seconds", "ess_median", "ess_min", "bits_per_dim", "bias_hint")
+FLOATS = (
+    *("value", "se_images", "se_mc", "seconds", "ess_median", "ess_min", "bits_per_dim", "bias_hint"),
+    "floor",
+)
+UNSAID = ("nats", "distance")  # beside a number in a table: the usual one, and one that the name says
+DECIMALS = {"nats": 2, "count": 0, "accuracy": 4, "share": 4}  # of a value, by its units
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,13 @@ class Card:
         se_images: standard error of the test set (other images would give another mean); None if not known.
         se_mc: standard error of the estimator's noise, given the images. Not to be added to ``se_images`` by
             a reader.
-        units: ``nats`` (per image) or what the metric has.
+        units: ``nats`` (per image), ``count`` (of latent dimensions), ``accuracy`` and ``share`` (0 to 1), or
+            ``distance`` (squared, between sets of features).
         split: ``test`` or ``val``.
         num_images: how many images the mean is over.
         estimator: ``elbo``, ``importance``, ``ais``, ...
-        num_samples: K, importance samples an image.
+        num_samples: K, importance samples an image; of a number that is no mean over images, the samples that
+            it was made of.
         ess_median, ess_min: effective sample size over images, of ``num_samples``.
         warning: one line, shown below the number.
         protocol: data, binarize, likelihood, label, selected_by, ...: what must be equal for two numbers to
@@ -51,6 +59,8 @@ class Card:
             of the same weights. None without such a bound.
         kl: ``closed_form`` or ``monte_carlo``: how the rate in the number was taken. Both have the same
             expectation, so that it is no part of the protocol.
+        floor: the same number with training images in the place of what the model makes: what a perfect model
+            would have. None without such a comparison.
     """
 
     metric: str
@@ -72,6 +82,7 @@ class Card:
     bias_hint: float | None = None
     curve: dict[str, float] | None = None
     kl: str | None = None
+    floor: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -167,17 +178,21 @@ def table(cards: Sequence[Card], title: str = "number card") -> Table:
     )
     columns: list[tuple[str, str, list[str]]] = [
         ("metric", "left", [_name(card, common) for card in cards]),
-        ("value", "right", [f"{card.value:.2f}" for card in cards]),
-        ("± images", "right", [plus_minus(card.se_images) for card in cards]),
-        ("± mc", "right", [plus_minus(card.se_mc) for card in cards]),
+        ("value", "right", [shown(card, card.value) for card in cards]),
+        ("± images", "right", [plus_minus(card.se_images, decimals(card)) for card in cards]),
+        ("± mc", "right", [plus_minus(card.se_mc, decimals(card)) for card in cards]),
         ("estimator", "left", [card.estimator for card in cards]),
         ("K", "right", [str(card.num_samples) for card in cards]),
         ("label", "left", [str(card.protocol.get("label", "")) for card in cards]),
     ]
+    if any(card.floor is not None for card in cards):
+        columns.insert(2, ("floor", "right", [shown(card, card.floor) for card in cards]))
+    columns = [column for column in columns if column[0] != "label" or any(column[2])]
     if any(card.ess_median is not None for card in cards):
         columns.insert(6, ("ESS", "right", [size(card.ess_median) for card in cards]))
     if "num_images" not in common:
-        columns.insert(-1, ("images", "right", [str(card.num_images) for card in cards]))
+        place = len(columns) - (columns[-1][0] == "label")
+        columns.insert(place, ("images", "right", [str(card.num_images) for card in cards]))
     if any(card.bits_per_dim is not None for card in cards):
         bits = ["" if card.bits_per_dim is None else f"{card.bits_per_dim:.3f}" for card in cards]
         columns.insert(4, ("bits/dim", "right", bits))
@@ -203,6 +218,25 @@ def typed(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+def shown(card: Card, value: float | None) -> str:
+    """A value in the units of a card."""
+    return "" if value is None else f"{value:.{decimals(card)}f}"
+
+
+def decimals(card: Card) -> int:
+    """Decimals that the value of a card is shown with: by its units, and of a unit without a usual size three digits.
+
+    >>> card = Card("lenet_kid", 0.00523, None, None, "distance", "test", 100, "sample_quality", 100, {}, None, 1.0)
+    >>> shown(card, card.value), shown(card, 0.0001)
+    ('0.00523', '0.00010')
+    """
+    if card.units in DECIMALS:
+        return DECIMALS[card.units]
+    if not card.value or not math.isfinite(card.value):
+        return 2
+    return min(max(2, 2 - math.floor(math.log10(abs(card.value)))), 6)
+
+
 def plus_minus(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"± {value:.{digits}f}"
 
@@ -221,7 +255,7 @@ def _shared(name: str, value: object) -> str:
 
 def _name(card: Card, common: list[str]) -> str:
     parts = [card.metric] if "split" in common else [card.split, card.metric]
-    return " ".join(parts) + ("" if "units" in common or card.units == "nats" else f" ({card.units})")
+    return " ".join(parts) + ("" if "units" in common or card.units in UNSAID else f" ({card.units})")
 
 
 def _curve(content: Any) -> dict[str, float]:

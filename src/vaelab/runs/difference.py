@@ -14,7 +14,7 @@ from rich.text import Text
 
 from vaelab.errors import SettingError
 from vaelab.runs import cards as number_cards
-from vaelab.runs.cards import Card, comparable, measurement, plus_minus, printable, typed
+from vaelab.runs.cards import Card, comparable, decimals, measurement, plus_minus, printable, shown, typed
 from vaelab.runs.per_image import per_image
 from vaelab.runs.selection import Selection, contrast, distinction, heading
 from vaelab.runs.side_by_side import printable_lines
@@ -251,14 +251,14 @@ def _difference_table(members: Sequence[Difference]) -> Table:
             name, justify="left" if name in ("metric", "estimator", "error") else "right", overflow="fold"
         )
     for one in members:
-        digits = _digits(one.se)
+        digits = max(decimals(one.a), _digits(one.se)) if one.se else decimals(one.a)
         units = "" if one.a.units == "nats" else f" ({one.a.units})"
         cells = [
             one.a.metric + units,
             one.a.estimator,
             str(one.a.num_samples),
-            f"{one.a.value:.2f}",
-            f"{one.b.value:.2f}",
+            shown(one.a, one.a.value),
+            shown(one.a, one.b.value),
             f"{one.value:+.{digits}f}",
             plus_minus(one.se, digits),
             "paired" if one.paired else "unpaired",

@@ -13,11 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from vaelab.errors import SettingError
-from vaelab.runs.cards import Card, comparable, measurement, plus_minus, printable, size
+from vaelab.runs.cards import Card, comparable, decimals, measurement, plus_minus, printable, shown, size
 from vaelab.runs.selection import Selection, apart, contrast, distinction, heading
 from vaelab.runs.table import Row
 
-BETTER = {"elbo": "max", "nll": "min", "distortion": "min"}  # of a metric's own validation number
+#: of a metric's own validation number. What is not here has no better direction (rate, active_units, mutual_information, ...)
+BETTER = {
+    **{"elbo": "max", "nll": "min", "distortion": "min"},
+    **{"lenet_fid": "min", "lenet_kid": "min", "precision": "max", "recall": "max"},
+    **{"probe_linear": "max", "probe_nearest": "max"},
+}
 
 
 @dataclass(frozen=True)
@@ -185,18 +190,24 @@ def _table(block: Block) -> Table:
     cards = [entry.card for entry in block.entries]
     metric = cards[0].metric
     columns: list[tuple[str, list[str]]] = [
-        (metric, [f"{card.value:.2f}" for card in cards]),
-        ("± images", [plus_minus(card.se_images) for card in cards]),
-        ("± mc", [plus_minus(card.se_mc) for card in cards]),
+        (metric, [shown(card, card.value) for card in cards]),
+        ("± images", [plus_minus(card.se_images, decimals(card)) for card in cards]),
+        ("± mc", [plus_minus(card.se_mc, decimals(card)) for card in cards]),
         ("K", [str(card.num_samples) for card in cards]),
     ]
+    if any(card.floor is not None for card in cards):
+        columns.insert(1, ("floor", [shown(card, card.floor) for card in cards]))
     if any(card.bits_per_dim is not None for card in cards):
         bits = ["" if card.bits_per_dim is None else f"{card.bits_per_dim:.3f}" for card in cards]
         columns.insert(3, ("bits/dim", bits))
     if any(card.ess_median is not None for card in cards):
         columns.append(("ESS", [size(card.ess_median) for card in cards]))
     if block.ranked_by is not None and block.ranked_by != f"{cards[0].split} {metric}":
-        scores = ["" if e.validation is None else f"{e.validation:.2f}" for e in block.entries]
+        own = block.ranked_by == f"val {metric}"
+        scores = [
+            "" if e.validation is None else shown(e.card, e.validation) if own else f"{e.validation:.2f}"
+            for e in block.entries
+        ]
         columns.insert(0, (block.ranked_by, scores))
     if any(card.warning for card in cards):
         columns.append(("", ["!" if card.warning else "" for card in cards]))

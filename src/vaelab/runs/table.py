@@ -24,7 +24,8 @@ from vaelab.runs.files import read_yaml
 from vaelab.runs.manifest import read_manifest
 from vaelab.runs.status import read_status
 
-SHOWN = ("elbo", "nll")  # test numbers in the table; the others are in --json
+#: test numbers in the table. --json has those that share their protocol; --metric NAME has every other
+SHOWN = ("elbo", "nll")
 QUIET = (
     "seed",
     "name",
@@ -116,7 +117,7 @@ def rank(rows: Iterable[Row]) -> list[Ranking]:
     """Group the runs by everything that must be equal for their numbers to be compared, and order each group
     by its score.
 
-    A run stands in a group for each protocol of its test numbers; runs without one come last, by time. The
+    A run stands in a group for each protocol of its test numbers that are shown; runs without one come last, by time. The
     score is a validation number, so its name, direction and number of images are part of what must be equal.
     """
     groups: dict[str, tuple[Mapping[str, Any] | None, list[Row]]] = {}
@@ -124,7 +125,7 @@ def rank(rows: Iterable[Row]) -> list[Ranking]:
         protocols = {
             json.dumps(card.protocol, sort_keys=True, default=str): card
             for card in row.cards
-            if card.split == "test"
+            if card.split == "test" and card.metric in SHOWN
         }
         for text, card in protocols.items():
             own = tuple(c for c in row.cards if c.split == "test" and c.protocol == card.protocol)

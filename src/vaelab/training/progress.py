@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import lightning as L
@@ -19,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vaelab.evidence.progress import Progress as Told
 from vaelab.training.module import VAEModule
 
 SECONDS_BETWEEN = 0.5  # two drawings of the bar
@@ -134,6 +137,34 @@ class TestProgress(_Drawn):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
+
+
+@contextmanager
+def parts_progress(screen: TextIO | None = None) -> Iterator[Told | None]:
+    """A bar for the part at hand of a long computation, to be told of it; None where the screen is no terminal.
+
+    Args:
+        screen: where it is drawn; standard output if not given.
+    """
+    console = Console(file=screen)
+    if not console.is_terminal:
+        yield None
+        return
+    part, task, next_refresh = "", TaskID(0), 0.0
+
+    def tell(what: str, done: int, total: int | None) -> None:
+        nonlocal part, task, next_refresh
+        if what != part:
+            if part:
+                bar.remove_task(task)
+            part, task = what, bar.add_task(what, total=total, numbers="")
+        elif time.monotonic() < next_refresh:
+            return
+        next_refresh = time.monotonic() + SECONDS_BETWEEN
+        bar.update(task, completed=done, total=total, refresh=True)
+
+    with _bar(console) as bar:
+        yield tell
 
 
 def _bar(console: Console) -> Progress:
