@@ -19,6 +19,7 @@ from vaelab.build import build
 from vaelab.errors import SettingError
 from vaelab.experiments.assembly import assemble, build_trainer
 from vaelab.experiments.check import KNOWN, VALIDATION, check
+from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.train import train
 from vaelab.runs.metrics import read
 
@@ -63,6 +64,13 @@ def test_every_entry_of_every_group_is_built(
     if group == "data":
         assert config["data"]["name"] == entry
     made = made_of_digits(config)
+    if entry in ("latents", "sample_quality"):
+        assert isinstance(build(config["estimator"], "estimator"), Diagnostic)
+        with pytest.raises(
+            SettingError, match=f"estimator={entry}: looks at a finished run: vae-evaluate run=DIR"
+        ):
+            assemble(made)
+        return
     if entry in ("ais", "bdmc"):
         with pytest.raises(SettingError, match=f"estimator={entry}: needs a number that may be called nll"):
             assemble(made)

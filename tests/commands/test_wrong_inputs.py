@@ -185,6 +185,7 @@ def test_one_wrong_setting(refused: Refused, typed: str) -> None:
             ("likelihood=gaussian", "likelihood.variance=pixel"),
             "likelihood.variance=pixel: must be one of decoder, learned, constant",
         ),
+        (("estimator=latents",), "estimator=latents: looks at a finished run: vae-evaluate run=DIR estimator=latents"),
         (("callbacks=early_stopping", "data.val_size=0"), "data.val_size=0: callbacks=early_stopping needs validation images"),
         (
             ("callbacks=early_stopping", "callbacks.early_stopping.patience=0"),

@@ -17,6 +17,7 @@ from vaelab.evidence.bdmc import simulated
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
     found = estimate(values)
+    assert found.se_images is not None
     return found.value, found.se_images
 
 

@@ -130,3 +130,23 @@ def test_what_a_file_holds_cannot_drive_the_terminal():
     assert "\x1b[2J" not in text
     assert "\x1b]0" not in text
     assert "[red]x[/red]" in text
+
+
+def test_a_number_beside_its_floor_with_the_decimals_of_its_unit():
+    share = dataclasses.replace(
+        ELBO, metric="precision", value=0.68432, se_images=None, se_mc=0.0046, units="share", floor=0.9045,
+        estimator="sample_quality", num_samples=10000, protocol={"data": "mnist"},
+    )  # fmt: skip
+    kernel = dataclasses.replace(
+        share, metric="lenet_kid", value=0.00179, se_mc=None, units="distance", floor=0.0000123
+    )
+    count = dataclasses.replace(share, metric="active_units", value=23.0, units="count", floor=None)
+    lines = shown([share, kernel], 80).splitlines()
+    rows = {line.split()[0]: line.split() for line in lines if line.split()[:1] != []}
+    assert rows["precision"][:6] == ["precision", "(share)", "0.6843", "0.9045", "±", "0.0046"]
+    assert rows["lenet_kid"][:3] == ["lenet_kid", "0.00179", "0.00001"]
+    (line,) = [x for x in shown([count], 80).splitlines() if "active_units" in x]
+    assert line.split()[:2] == ["active_units", "23"], "the unit is in the heading"
+    assert "label" not in rows["metric"]
+    assert max(map(len, lines)) <= 80
+    assert "floor" not in shown([ELBO], 80)

@@ -218,3 +218,24 @@ def test_runs_of_one_name_are_told_apart(tmp_path, capsys):
     paths = [a_run(tmp_path / folder, "same", [NLL]) for folder in ("x", "y")]
     content = json.loads(answer(capsys, "--metric", "nll", "--json", *paths)[1])
     assert runs_of(content) == [sorted(map(str, paths))]
+
+
+@pytest.mark.parametrize(
+    "metric, order", [("lenet_fid", "ba"), ("lenet_kid", "ba"), ("precision", "ab"), ("recall", "ab"), ("probe_linear", "ab"), ("active_units", "ba")]
+)  # fmt: skip
+def test_which_direction_is_better_is_known_or_the_score_decides(tmp_path, capsys, metric, order):
+    for name, value, score in (("a", 0.9, -2.0), ("b", 0.1, -1.0)):
+        card = dataclasses.replace(NLL, metric=metric, value=value, units="share")
+        on_val = dataclasses.replace(card, split="val", num_images=50)
+        a_run(tmp_path, name, [card, on_val], val=score)
+    content = json.loads(answer(capsys, "--metric", metric, "--split", "test", "--json", tmp_path)[1])
+    assert runs_of(content) == [list(order)]
+    ranked_by = content["blocks"][0]["ranked_by"]["name"]
+    assert ranked_by == ("val/elbo" if metric == "active_units" else f"val {metric}")
+
+
+def test_the_table_of_runs_has_a_group_for_each_protocol_of_what_it_shows(tmp_path, capsys):
+    own = {**PROTOCOL, "threshold": 0.01}
+    a_run(tmp_path, "a", [NLL, dataclasses.replace(NLL, metric="active_units", units="count", protocol=own)])
+    status, out, _ = answer(capsys, tmp_path)
+    assert (status, out.count("differs in"), "threshold" in out) == (0, 1, False)

@@ -28,7 +28,7 @@ class Subject:
         noise: of the run, or of the evaluation.
         split: ``test`` or ``val``.
         index: the images of that split ``[N]``, int64.
-        label: what a bound on log p(x) may be called here.
+        protocol: of the run, as on its cards.
         arithmetic: inside it the model computes in the precision of the run; a new context at each call.
     """
 
@@ -37,7 +37,7 @@ class Subject:
     noise: Noise
     split: SplitName
     index: Tensor
-    label: str
+    protocol: Mapping[str, Any]
     arithmetic: Callable[[], AbstractContextManager[Any]]
 
 

@@ -157,7 +157,7 @@ def _looked_at(
         noise=parts.module.noise,
         split=tested.split,
         index=torch.arange(parts.data.size(tested.split)) if tested.index is None else tested.index,
-        label=parts.label,
+        protocol=protocol,
         arithmetic=on_device(parts.module.evaluated, parts.data, trainer),
     )
     with _settings_of(asked), parts_progress() as progress:
@@ -190,6 +190,7 @@ def _looked_at(
 
 
 def _write(found: Findings, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for name, figure in found.pictures.items():
         figures.save(figure, folder / f"{name}.png")
     for name, text in found.files.items():

@@ -34,8 +34,9 @@ CALLED = {
     "cut": "nll_cut_change",
 }
 TERMS = ("rate", "mutual_information", "aggregate_kl", "total_correlation", "dimension_wise_kl")
-DIMENSIONS = ("layer", "dimension", "rate", "activity", "active", "dimension_wise_kl", "aggregate_mean", "aggregate_variance")  # fmt: skip
+DIMENSIONS: tuple[str, ...] = ("layer", "dimension", "rate", "activity", "active", "dimension_wise_kl", "aggregate_mean", "aggregate_variance")  # fmt: skip
 PICTURE = "rate_per_dimension"
+PIXELS = ("likelihood", "label")  # of a protocol
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,16 @@ class LatentsDiagnostic(Diagnostic):
             raise SettingError("neighbours", self.neighbours, rule)
 
     def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
-        """All but the likelihood: codes are of images, whatever is said of their pixels."""
-        return without(protocol, "likelihood", "label")
+        """All but the likelihood: codes are of images, whatever p(x|z) says of their pixels."""
+        return without(protocol, *PIXELS)
 
     def __call__(
         self, subject: Subject, instrument: Any = None, progress: Progress | None = None
     ) -> Findings:
         data, model, index = subject.data, subject.model, subject.index
         fitted = torch.arange(self.probe_images or data.size("train"))
-        measured = self.cut_samples is not None and subject.label == NLL
+        label = subject.protocol["label"]
+        measured = self.cut_samples is not None and label == NLL
         with subject.arithmetic():
             found = diagnose(
                 model,
@@ -112,8 +114,8 @@ class LatentsDiagnostic(Diagnostic):
             )
         missing = {CALLED.get(name, name): reason for name, reason in found.missing.items()}
         if not measured:
-            grey = f"a number labelled {subject.label} is no log-likelihood"
-            missing["nll_cut_change"] = "estimator.cut_samples=null" if subject.label == NLL else grey
+            grey = f"a number labelled {label} is no log-likelihood"
+            missing["nll_cut_change"] = "estimator.cut_samples=null" if label == NLL else grey
         drawn = _drawn(found)
         if undrawn := [layer for layer, rate in enumerate(found.rates, 1) if rate.per_dimension is None]:
             layers = "" if len(found.rates) == 1 else f" of layer {', '.join(map(str, undrawn))}"
@@ -122,7 +124,7 @@ class LatentsDiagnostic(Diagnostic):
         if not rows:
             missing["dimensions.csv"] = "neither rates nor activities are known dimension by dimension"
         return Findings(
-            numbers=self._numbers(found),
+            numbers=self._numbers(found, subject.protocol),
             pictures={
                 PICTURE + (f"_{layer}" if len(found.rates) > 1 else ""): figures.rate_per_dimension(
                     rate, active
@@ -133,8 +135,9 @@ class LatentsDiagnostic(Diagnostic):
             missing=missing,
         )
 
-    def _numbers(self, found: Diagnosis) -> list[Number]:
-        return [*self._units(found), *self._information(found), *self._probes(found), *self._cut(found)]
+    def _numbers(self, found: Diagnosis, protocol: Mapping[str, Any]) -> list[Number]:
+        cut = self._cut(found, protocol)
+        return [*self._units(found), *self._information(found), *self._probes(found), *cut]
 
     def _units(self, found: Diagnosis) -> Iterator[Number]:
         known = [active for active in found.active if active is not None]
@@ -165,11 +168,16 @@ class LatentsDiagnostic(Diagnostic):
                     metric, estimate, self.name, 1, units="accuracy", settings=settings, warning=probe.warning
                 )
 
-    def _cut(self, found: Diagnosis) -> Iterator[Number]:
+    def _cut(self, found: Diagnosis, protocol: Mapping[str, Any]) -> Iterator[Number]:
         if found.cut is not None:
-            settings = {"threshold": self.threshold}
+            # the one number that is of pixels
+            pixels = {name: protocol[name] for name in PIXELS}
             yield Number(
-                "nll_cut_change", found.cut.change, self.name, found.cut.num_samples, settings=settings
+                "nll_cut_change",
+                found.cut.change,
+                self.name,
+                found.cut.num_samples,
+                settings={**pixels, "threshold": self.threshold},
             )
 
 
@@ -177,7 +185,8 @@ class _Batches(Iterable[Batch]):
     """The images of a split at ``index``, as often as they are gone through."""
 
     def __init__(self, data: ImageDataModule, split: SplitName, index: Tensor) -> None:
-        self._data, self._split = data, split
+        self._data = data
+        self._split: SplitName = split
         self._parts = IndexLoader(index, data.eval_batch_size)
 
     def __len__(self) -> int:
