@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,7 +236,7 @@ def test_a_copy_is_three_times_nearer_to_one_image_than_to_any_other() -> None:
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
 
-def quality(batch: int = 30, permuted: bool = False, **settings: int) -> SampleQuality:
+def quality(batch: int = 30, permuted: bool = False, **settings: Any) -> SampleQuality:
     real, generated, training = (
         uniform(100, 1, 4, 4),
         uniform(80, 1, 4, 4, seed=1),
