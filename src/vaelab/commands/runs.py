@@ -93,7 +93,7 @@ def _misplaced(arguments: argparse.Namespace) -> str | None:
     if arguments.diff is not None and arguments.directories:
         return f"--diff takes two runs, and {arguments.directories[0]} is another one"
     ways = [name for name in ("metric", "diff", "bounds", "rate_distortion") if getattr(arguments, name)]
-    if len(ways) > 1:
+    if len(ways) > 1 and ways != ["metric", "diff"]:  # the differences of one metric
         return f"--{ways[0]} and --{ways[1].replace('_', '-')} go one at a time"
     if arguments.bounds and len(arguments.directories) != 1:
         return "--bounds takes one run"
@@ -103,7 +103,7 @@ def _misplaced(arguments: argparse.Namespace) -> str | None:
         given = [name for name in SELECTING if getattr(arguments, name) is not None]
         if given:
             return f"--{given[0].replace('_', '-')} goes with --metric NAME, --diff A B or --rate-distortion"
-    if arguments.force and ways not in (["metric"], ["diff"]):
+    if arguments.force and ways not in (["metric"], ["diff"], ["metric", "diff"]):
         return "--force goes with --metric NAME or --diff A B"
     return None
 
