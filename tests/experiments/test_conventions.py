@@ -103,6 +103,7 @@ def test_grey_levels_as_256_classes_are_counted_in_bits_per_dimension(
     assert cards["nll"].protocol["label"] == "nll"
     assert cards["nll"].bits_per_dim == pytest.approx(cards["nll"].value / (784 * math.log(2)))
     assert cards["elbo"].bits_per_dim == pytest.approx(-cards["elbo"].value / (784 * math.log(2)))
+    assert cards["nll"].bits_per_dim is not None
     # noise of 256 levels takes 8 bits a pixel, and a model that knows nothing of it no fewer
     assert 7.95 < cards["nll"].bits_per_dim < 12
     assert cards["rate"].bits_per_dim is None
