@@ -94,7 +94,8 @@ class LinearGaussian:
     """p(z) = N(0, I), p(x|z) = N(Wz + b, SIGMA^2 I) with any numbers of latent dimensions D and pixels P, in float64: log p(x) is that of N(b, W W^T + SIGMA^2 I).
 
     The posterior N(m(x), S) has correlations. q is a Gaussian with full covariance: ``exact``, the posterior; ``scaled``, with covariance ``scale`` S; or
-    ``mean_field``, the one nearest to the posterior, as KL(q || p) goes, of those with independent dimensions: 1 / diag(S^-1).
+    ``mean_field``, the one nearest to the posterior, as KL(q || p) goes, of those with independent dimensions: 1 / diag(S^-1). ``gain`` scales W, and with it
+    the correlations of the posterior.
 
     Attributes:
         model: the model.
@@ -104,11 +105,17 @@ class LinearGaussian:
     """
 
     def __init__(
-        self, latent_dim: int, num_pixels: int, q: str = "exact", scale: float = 1.2, num_images: int = 10
+        self,
+        latent_dim: int,
+        num_pixels: int,
+        q: str = "exact",
+        scale: float = 1.2,
+        num_images: int = 10,
+        gain: float = GAIN,
     ) -> None:
         draw = torch.Generator().manual_seed(latent_dim)
         self.weight = torch.randn(num_pixels, latent_dim, generator=draw, dtype=torch.float64)
-        self.weight *= GAIN / latent_dim**0.5
+        self.weight *= gain / latent_dim**0.5
         self.bias = 0.3 * torch.randn(num_pixels, generator=draw, dtype=torch.float64)
         eye = torch.eye(latent_dim, dtype=torch.float64)
         precision = eye + self.weight.T @ self.weight / SIGMA**2
@@ -155,6 +162,13 @@ class LinearGaussian:
         eye = torch.eye(len(self.bias), dtype=torch.float64)
         covariance = self.weight @ self.weight.T + SIGMA**2 * eye
         return MultivariateNormal(self.bias, covariance).log_prob(x.flatten(1))
+
+
+def repeated(batch: Batch, times: int) -> Batch:
+    """Every image so many times, the whole set after the whole set."""
+    return Batch(
+        batch.x.repeat(times, 1, 1, 1), batch.y.repeat(times), torch.arange(times * len(batch.index))
+    )
 
 
 class Pixel(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracles import BlockDraws, LinearGaussian, Oracle, pixel_model
+from oracles import BlockDraws, LinearGaussian, Oracle, pixel_model, repeated
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
 from vaelab.evidence import AnnealedEstimate, Annealing, Draws, ais, check_dimensions
@@ -25,13 +25,6 @@ from vaelab.priors import StandardNormalPrior
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def repeated(batch: Batch, times: int) -> Batch:
-    """Every image so many times, the whole set after the whole set."""
-    return Batch(
-        batch.x.repeat(times, 1, 1, 1), batch.y.repeat(times), torch.arange(times * len(batch.index))
-    )
 
 
 def scalar(value: float) -> Tensor:

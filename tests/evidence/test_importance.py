@@ -1,4 +1,4 @@
-"""The importance-weighted estimate from its log-weights."""
+"""The importance-weighted estimate: from its log-weights, and against models whose evidence is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaelab.evidence import importance, low_ess_warning
+from oracles import BlockDraws, LinearGaussian, repeated
+from vaelab.evidence import ImportanceEstimator, Number, RowLimit, importance, log_weights, low_ess_warning
+from vaelab.experiments.cards import cards
+from vaelab.runs import Card
 
 
 def weights(k: int, images: int = 5, seed: int = 0) -> Tensor:
@@ -73,3 +76,71 @@ def test_the_warning_comes_with_more_than_one_image_in_a_hundred() -> None:
     assert low_ess_warning(ess, 100) == (
         "effective sample size under 100 on 1% of the images: lower bound, the error bar does not cover log p(x)"
     )
+
+
+#: latent dimensions and pixels of models whose evidence is known
+sizes = pytest.mark.parametrize("latent_dim, num_pixels", [(2, 3), (10, 12), (50, 60)])
+
+
+@sizes
+def test_with_the_exact_posterior_every_weight_is_the_evidence(latent_dim: int, num_pixels: int) -> None:
+    oracle = LinearGaussian(latent_dim, num_pixels)
+    eps = BlockDraws(0, 10).normal("posterior", (1_000, latent_dim)).transpose(0, 1)
+    log_w = log_weights(oracle.model, oracle.batch, eps, RowLimit(700))
+    assert (log_w.amax(0) - log_w.amin(0)).max() < 1e-9
+    torch.testing.assert_close(log_w, oracle.log_px.expand_as(log_w), rtol=0, atol=1e-9)
+    estimator = ImportanceEstimator(1_000)
+    number = nll(estimator, estimator(oracle.model, oracle.batch, BlockDraws(0, 10)))
+    assert number.estimate.value == pytest.approx(-oracle.log_px.mean().item(), abs=1e-9)
+    assert number.estimate.se_mc == pytest.approx(0, abs=1e-9)
+    assert number.warning is None
+
+
+@pytest.mark.slow
+@sizes
+def test_two_standard_errors_cover_the_evidence_in_95_of_100_repetitions(
+    latent_dim: int, num_pixels: int
+) -> None:
+    """q has 1.2 times the covariance of the posterior; the ten images stay the same."""
+    oracle, times, at_once = LinearGaussian(latent_dim, num_pixels, "scaled"), 1_000, 10
+    estimator, exact = ImportanceEstimator(1_000, repetitions=1), -oracle.log_px.mean().item()
+    batch, numbers = repeated(oracle.batch, at_once), list[Number]()
+    for seed in range(times // at_once):
+        columns = estimator(oracle.model, batch, BlockDraws(seed, len(batch.x), torch.float32))
+        for own in torch.arange(len(batch.x)).split(10):
+            numbers.append(nll(estimator, {name: column[own] for name, column in columns.items()}))
+    error = torch.tensor([number.estimate.value for number in numbers]) - exact
+    se_mc = torch.tensor([number.estimate.se_mc for number in numbers])
+    assert len(error) == times
+    assert 0.930 <= (error.abs() <= 2 * se_mc).double().mean() <= 0.975
+    assert error.mean() > -3 * error.std() / times**0.5, "an upper bound on -log p(x) in expectation"
+
+
+def test_weights_that_are_too_uneven_are_warned_of_on_the_card() -> None:
+    """The best q without correlations, of a posterior that has strong ones: the estimate falls short by much more than its error bar."""
+    oracle = LinearGaussian(50, 60, "mean_field", gain=0.8)
+    card = nll_card(oracle, 1_000)
+    assert card.warning is not None
+    assert "effective sample size under 100 on 100% of the images" in card.warning
+    assert card.ess_median is not None
+    assert card.ess_median < 20
+    assert card.se_mc is not None
+    exact = oracle.log_px.mean().item()
+    assert -card.value < exact + 3 * card.se_mc
+    assert -card.value < exact - 5 * card.se_mc, "without the warning the error bar would be believed"
+    assert nll_card(LinearGaussian(50, 60, "scaled"), 1_000).warning is None
+
+
+def nll(estimator: ImportanceEstimator, columns: dict[str, Tensor]) -> Number:
+    (number,) = (number for number in estimator.numbers(columns) if number.metric == "nll")
+    return number
+
+
+def nll_card(oracle: LinearGaussian, num_samples: int) -> Card:
+    estimator = ImportanceEstimator(num_samples)
+    columns = estimator(oracle.model, oracle.batch, BlockDraws(0, 10))
+    made = cards(
+        {name: column.numpy() for name, column in columns.items()}, estimator, split="test",
+        protocol={"label": "nll", "dequantize": False}, num_pixels=60, checkpoint="", seconds=0.0, closed_form=False,
+    )  # fmt: skip
+    return next(card for card in made if card.metric == "nll")

@@ -1,0 +1,200 @@
+"""What vae-evaluate says of an image depends on the image alone: not on batches, chunks, order or processes, nor on noise that is for training."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import vaelab
+from vaelab.experiments import evaluate as module
+from vaelab.experiments.train import train
+from vaelab.networks import MLPDecoder, MLPEncoder
+from vaelab.noise import Noise, Split, Stream
+from vaelab.runs import Card, read_cards
+
+Compose = Callable[..., dict[str, Any]]
+TRAIN = ("data=digits", "data.binarize=threshold", "latent_dim=3", "encoder.hidden=[24]", "decoder.hidden=[24]", "trainer=cpu", "trainer.max_epochs=2",
+         "estimator=elbo", "logger=none", "trainer.enable_progress_bar=false")  # fmt: skip
+#: odd, and no multiple of any batch below
+IMAGES = 47
+STEPS = ("estimator.num_chains=6", "estimator.num_steps=8", "estimator.leapfrog_steps=2")
+ESTIMATORS = {
+    "elbo": ("estimator=elbo",),
+    "importance": ("estimator=importance", "estimator.num_samples=100"),
+    "ais": ("estimator=ais", *STEPS),
+    "bdmc": ("estimator=bdmc", *STEPS),
+}
+#: of the columns, those that cards are the means of; a gap is a difference of two
+VALUES = ("elbo", "rate", "distortion", "log_px", "log_px_lower", "log_px_upper")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    logs = tmp_path_factory.mktemp("logs")
+    with initialize_config_dir(str(configs), version_base="1.3"):
+        config: Any = OmegaConf.to_container(
+            compose("train", overrides=[*TRAIN, f"paths.log_dir={logs}"]), resolve=True
+        )
+    return train(config).directory
+
+
+def copied(run: Path, to: Path, **settings: object) -> Path:
+    """The run in another place, with other values of some keys in its configuration."""
+    shutil.copytree(run, to)
+    text = (to / "config.yaml").read_text()
+    for key, value in settings.items():
+        text, count = re.subn(rf"(?m)^( *{key}): .*$", rf"\1: {value}", text)
+        assert count == 1
+    (to / "config.yaml").write_text(text)
+    return to
+
+
+def measured(run: Path, compose: Compose, *overrides: str) -> tuple[dict[str, np.ndarray], list[Card]]:
+    cards = module.evaluate(compose(f"run={run}", *overrides, config_name="evaluate"))
+    (file,) = (run / "evaluations").glob("*/per_image.npz")
+    with np.load(file) as values:
+        return {name: values[name] for name in values.files}, cards
+
+
+def shuffled(num_images: int, size: int, split: str) -> Tensor:
+    return torch.randperm(num_images, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("precision, tolerance", [("32-true", 1e-6), ("64-true", 1e-9)])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_nothing_depends_on_batches_chunks_and_order(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: str, tolerance: float
+) -> None:  # fmt: skip
+    asked = (*ESTIMATORS[name], f"num_images={IMAGES}")
+    expected, cards = measured(copied(run, tmp_path / "whole", precision=precision), compose, *asked)
+    assert expected["index"].tolist() == list(range(IMAGES))
+    columns = VALUES if precision == "32-true" else expected
+
+    def same(other: str, *overrides: str, **settings: object) -> None:
+        place = copied(run, tmp_path / other, precision=precision, **settings)
+        values, again = measured(place, compose, *asked, *overrides)
+        assert values.keys() == expected.keys()
+        for column in expected.keys() & columns:
+            np.testing.assert_allclose(
+                values[column], expected[column], rtol=tolerance, atol=1e-12, err_msg=column
+            )
+        assert [card.value for card in again] == pytest.approx([card.value for card in cards], rel=tolerance)
+
+    at_once = "images_at_once=4" if name in ("ais", "bdmc") else "max_rows=13"
+    same("parts", f"estimator.{at_once}", eval_batch_size=7)
+    monkeypatch.setattr(module, "_images", shuffled)
+    same("order", eval_batch_size=10)
+
+
+#: vae-evaluate, each of whose processes notes which images it has measured
+COMMAND = """
+import os, sys
+from vaelab.commands import evaluate
+from vaelab.training import PerImageParts
+
+add = PerImageParts.add
+
+def noted(self, index, columns, seconds):
+    with open(f"{os.environ['NOTES']}/rank_{os.environ.get('LOCAL_RANK', 0)}", "a") as file:
+        print(*index.tolist(), file=file)
+    add(self, index, columns, seconds)
+
+PerImageParts.add = noted
+sys.exit(evaluate.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["importance", "ais"])
+def test_two_real_processes_count_each_image_once_and_write_one_set_of_files(
+    run: Path, compose: Compose, tmp_path: Path, name: str
+) -> None:
+    asked = (*ESTIMATORS[name], f"num_images={IMAGES}")
+    expected, cards = measured(copied(run, tmp_path / "one"), compose, *asked)
+    two = copied(run, tmp_path / "two")
+    before = {path for path in two.rglob("*") if path.is_file()}
+    (tmp_path / "command.py").write_text(COMMAND)
+    asked = (*asked, "trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "command.py", f"run={two}", *asked],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "NOTES": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for rank in range(2):
+        seen = (tmp_path / f"rank_{rank}").read_text().split()
+        assert [int(i) for i in seen] == list(range(rank, IMAGES, 2)), "each image by one process alone"
+    written = {path for path in two.rglob("*") if path.is_file()} - before
+    (folder,) = (two / "evaluations").iterdir()
+    assert written == {folder / "cards.json", folder / "per_image.npz"}
+    with np.load(folder / "per_image.npz") as values:
+        assert values["index"].tolist() == list(range(IMAGES))
+        for column in expected.keys() & VALUES:
+            np.testing.assert_allclose(values[column], expected[column], rtol=1e-6, err_msg=column)
+    twins = read_cards(folder / "cards.json")
+    assert {card.num_images for card in twins} == {IMAGES}
+    assert [card.metric for card in twins] == [card.metric for card in cards]
+    assert [card.value for card in twins] == pytest.approx([card.value for card in cards], rel=1e-6)
+    kept = {(card.estimator, card.metric, card.num_images): card.value for card in read_cards(two / "evaluation.json")}  # fmt: skip
+    assert all(kept[card.estimator, card.metric, IMAGES] == card.value for card in twins)
+
+
+@pytest.mark.parametrize("network", [MLPEncoder, MLPDecoder])
+def test_dropout_is_off(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Any
+) -> None:
+    forward, modes = network.forward, set[bool]()
+
+    def noisy(self: Any, *args: Any, **context: Any) -> Tensor:
+        modes.add(self.training)
+        return F.dropout(forward(self, *args, **context), 0.5, self.training)
+
+    monkeypatch.setattr(network, "forward", noisy)
+    asked = (*ESTIMATORS["importance"], f"num_images={IMAGES}")
+    first, second = (measured(copied(run, tmp_path / str(i)), compose, *asked)[0] for i in range(2))
+    assert modes == {False}
+    assert all(np.array_equal(values, second[column]) for column, values in first.items())
+    elbo, log_px = by_hand(vaelab.load(run).state_dict())
+    np.testing.assert_allclose(first["elbo"], elbo, rtol=1e-5)
+    np.testing.assert_allclose(first["log_px"], log_px, rtol=1e-5)
+
+
+def by_hand(weights: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """ELBO and log p(x) of the first test images, from 8 and from 100 samples, without any network."""
+    from sklearn.datasets import load_digits
+
+    grey: Any = load_digits()
+    x = torch.from_numpy(grey.data[-360:][:IMAGES] > 8).double()
+
+    def layer(name: str, inputs: Tensor) -> Tensor:
+        return inputs @ weights[f"{name}.weight"].double().T + weights[f"{name}.bias"].double()
+
+    h = layer("encoder.layers.0", x).relu()
+    mean, log_variance = layer("posterior.mean", h), layer("posterior.log_variance", h)
+    found = []
+    for repetition, num_samples in enumerate((8, 100)):
+        shape, index = (num_samples, 3), torch.arange(IMAGES)
+        eps = Noise(0).image_normal(Stream.posterior, Split.test, index, shape, repetition).transpose(0, 1)
+        z = mean + (0.5 * log_variance).exp() * eps.double()
+        logits = layer("decoder.output", layer("decoder.layers.0", z).relu())
+        found.append((z, eps, -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)))  # fmt: skip
+    rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+    elbo = found[0][2].mean(0) - rate
+    z, eps, log_px = found[1]
+    log_w = log_px - 0.5 * (z.square() - eps.square() - log_variance).sum(-1)
+    return elbo.numpy(), (log_w.logsumexp(0) - np.log(100)).numpy()
