@@ -29,13 +29,16 @@ def test_a_beta_density_in_float32_is_that_in_float64(a: float, b: float) -> Non
     assert (single - double).abs() < 0.01  # nats an image
 
 
+@pytest.mark.parametrize("lead, images", [((), ()), ((4, 3), (3,)), ((4, 1), (1,))])
 @pytest.mark.parametrize("entry", sorted(path.stem for path in (CONFIGS / "likelihood").glob("*.yaml")))
-def test_a_density_is_computed_in_32_bits_whatever_the_decoder_gives(entry: str) -> None:
+def test_a_density_is_computed_in_32_bits_whatever_the_decoder_gives(
+    entry: str, lead: tuple[int, ...], images: tuple[int, ...]
+) -> None:
     node = yaml.safe_load((CONFIGS / "likelihood" / f"{entry}.yaml").read_text())
     likelihood: Any = build(node, "likelihood", image_shape=IMAGE, pixel_range=(0.0, 1.0), num_levels=256)
     generator = torch.Generator().manual_seed(0)
-    parameters = torch.randn(likelihood.params_per_pixel, 28, 28, generator=generator).bfloat16()
-    x = torch.randint(0, 256 if likelihood.support != "binary" else 2, IMAGE, generator=generator)
+    parameters = torch.randn(*lead, likelihood.params_per_pixel, 28, 28, generator=generator).bfloat16()
+    x = torch.randint(0, 256 if likelihood.support != "binary" else 2, (*images, *IMAGE), generator=generator)
     x = x / (255 if likelihood.support != "binary" else 1)
     x = x * 0.99 + 0.003 if likelihood.support == "density" else x
     with torch.autocast("cpu", torch.bfloat16):

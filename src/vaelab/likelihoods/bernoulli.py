@@ -64,7 +64,9 @@ class BernoulliImage(Distribution):
         """Minus the binary cross-entropy, summed over pixels (the sum comes before the sign, which saves a pass over them)."""
         logits, x = self.logits, value
         if not (torch.is_grad_enabled() and (logits.requires_grad or x.requires_grad)):
-            return _log_prob_of_many(widened(logits).flatten(-3), x.to(logits).flatten(-3))
+            wide = widened(logits).flatten(-3)
+            with torch.autocast(wide.device.type, enabled=False):  # which would give the products 16 bits
+                return _log_prob_of_many(wide, x.to(wide).flatten(-3))
         if x.shape != logits.shape[-x.dim() :]:
             logits, x = torch.broadcast_tensors(logits, x)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
@@ -83,6 +85,5 @@ def _log_prob_of_many(logits: Tensor, x: Tensor) -> Tensor:
         linear = torch.einsum("...bp,bp->...b", logits, centred)
     else:
         linear = (logits * centred).sum(-1)
-    size = logits.abs()
-    half = 0.5 * size.sum(-1)
-    return linear - half - sum_log1p_exp_(size.neg_())
+    below = logits.abs().neg_()
+    return linear + below @ below.new_full(below.shape[-1:], 0.5) - sum_log1p_exp_(below)
