@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vaelab.errors import SettingError
-from vaelab.noise import ImageDraws, Noise, Split, Stream
+from vaelab.noise import A_THREADS_WORTH, ImageDraws, Noise, Split, Stream
 
 
 def test_a_step_does_not_depend_on_what_was_drawn_before() -> None:
@@ -145,3 +145,18 @@ def test_numbers_do_not_depend_on_the_default_dtype() -> None:
     finally:
         torch.set_default_dtype(default)
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(draws, again, strict=True))
+
+
+def test_threads_draw_what_one_draws() -> None:
+    index, shape = torch.tensor([7, 3, 11, 2, 5]), (A_THREADS_WORTH // 2,)
+    before = torch.get_num_threads()
+    drawn = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            drawn.append(Noise(5).image_normal(Stream.posterior, Split.test, index, shape))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+    assert drawn[0].std(1).sub(1).abs().max() < 0.02

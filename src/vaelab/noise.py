@@ -10,7 +10,8 @@ a training step comes from torch's generator of the device, seeded for that step
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -46,6 +47,9 @@ class Split(IntEnum):
 
 # The last word of the counter tells the kinds of key apart.
 _STEP, _IMAGE, _EPOCH = 0, 1, 2
+
+#: numbers that are worth a thread of their own
+A_THREADS_WORTH = 100_000
 
 
 class Noise:
@@ -121,10 +125,14 @@ class Noise:
 
         For K samples of D dimensions ask for ``(K, D)`` in one call and slice: the first half of a call is not the call of half the size.
         """
-        rows = self._image_generators(stream, split, index, repetition)
         out = np.empty((len(index), *shape), _numpy(dtype))
-        for row, generator in enumerate(rows):
-            generator.standard_normal(dtype=out.dtype.type, out=out[row])
+
+        def fill(first: int, last: int) -> None:
+            rows = self._image_generators(stream, split, index[first:last], repetition)
+            for row, generator in enumerate(rows, first):
+                generator.standard_normal(dtype=out.dtype.type, out=out[row])
+
+        _in_threads(fill, len(index), out.size)
         return torch.from_numpy(out)
 
     def image_uniform(
@@ -205,6 +213,18 @@ class ImageDraws:
     def __getitem__(self, images: slice) -> ImageDraws:
         """The random numbers of some of the images."""
         return replace(self, keys=self.keys[images])
+
+
+def _in_threads(fill: Callable[[int, int], None], num_rows: int, size: int) -> None:
+    """``fill(first, last)`` of all rows, side by side where there are numbers enough: numpy draws without holding the interpreter's lock."""
+    count = min(torch.get_num_threads(), num_rows, size // A_THREADS_WORTH)
+    if count <= 1:
+        fill(0, num_rows)
+        return
+    ends = [num_rows * i // count for i in range(count + 1)]
+    with ThreadPoolExecutor(count) as pool:
+        for _ in pool.map(fill, ends[:-1], ends[1:]):
+            pass  # raises what was raised
 
 
 def _numpy(dtype: torch.dtype) -> type[np.float32] | type[np.float64]:
