@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
@@ -45,7 +46,8 @@ class LinearDecoder(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        return (z @ self.weight.T + self.bias).unflatten(-1, (1, 1, len(self.bias)))
+        rows = F.linear(z.reshape(-1, z.shape[-1]), self.weight, self.bias)
+        return rows.view(*z.shape[:-1], 1, 1, -1)
 
 
 class Oracle:

@@ -180,9 +180,9 @@ class Point:
     log_p: Tensor
     gradient: Tensor
 
-    def slope(self, t: Tensor) -> Tensor:
-        """Gradient of log f_t in u."""
-        return torch.lerp(-self.u, self.gradient, t)
+    def kick(self, p: Tensor, t: Tensor, step: Tensor) -> Tensor:
+        """p plus ``step [C, B, 1]`` times the gradient of log f_t in u, -(1 - t) u + t ``gradient``."""
+        return torch.addcmul(p, step * t, self.gradient).addcmul_(step * (t - 1), self.u)
 
     def chosen(self, accepted: Tensor, other: Point) -> Point:
         """This one where ``accepted [C, B]``, elsewhere the other."""
@@ -210,11 +210,16 @@ def leapfrog(
     Returns:
         where it ends, and p there.
     """
-    point, p = start, momentum + 0.5 * step * start.slope(t)
+    point, p = start, start.kick(momentum, t, 0.5 * step)
     for i in range(num_steps):
-        point = at(point.u + step * p)
-        p = p + (step if i < num_steps - 1 else 0.5 * step) * point.slope(t)
+        point = at(torch.addcmul(point.u, step, p))
+        p = point.kick(p, t, step if i < num_steps - 1 else 0.5 * step)
     return point, p
+
+
+def squares(values: Tensor) -> Tensor:
+    """Sum of the squares along the last dimension."""
+    return values.square().sum(-1)
 
 
 @dataclass(frozen=True)
@@ -239,18 +244,18 @@ class Path:
         """log p(x, z) and its gradient at ``u [C, B, S]``."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            log_p = self.model.log_joint(self.batch, self.mean + self.stddev * u)
+            log_p = self.model.log_joint(self.batch, torch.addcmul(self.mean, self.stddev, u))
             (gradient,) = torch.autograd.grad(log_p.sum(), u)
         return Point(u.detach(), log_p.detach(), gradient)
 
     def log_ratio(self, point: Point) -> Tensor:
         """log p(x, z) - log N(z; m, s^2) ``[C, B]``."""
-        log_normal = -0.5 * (point.u.square() + math.log(2 * math.pi)).sum(-1) - self.stddev.log().sum(-1)
-        return point.log_p - log_normal
+        log_s = (self.stddev.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return point.log_p + 0.5 * squares(point.u) + log_s
 
     def log_f(self, point: Point, t: Tensor) -> Tensor:
         """log f_t in u, up to a constant ``[C, B]``."""
-        return torch.lerp(-0.5 * point.u.square().sum(-1), point.log_p, t)
+        return torch.lerp(-0.5 * squares(point.u), point.log_p, t)
 
     def normal(self, purpose: str, num_chains: int, repetition: int) -> Tensor:
         """``[C, B, S]`` in the model's precision, on its device."""
@@ -276,8 +281,8 @@ class Path:
         step = (log_step.exp() * (1 + JITTER * (2 * uniform[0] - 1))).unsqueeze(-1)
         t = self.temperatures[k].to(self.mean)
         end, p = leapfrog(self.at, point, momentum, t, step, self.settings.leapfrog_steps)
-        before = self.log_f(point, t) - 0.5 * momentum.square().sum(-1)
-        after = self.log_f(end, t) - 0.5 * p.square().sum(-1)
+        before = self.log_f(point, t) - 0.5 * squares(momentum)
+        after = self.log_f(end, t) - 0.5 * squares(p)
         # nan where a trajectory has left the numbers: not accepted
         probability = (after - before).clamp(max=0).exp().nan_to_num(nan=0.0)
         return end.chosen(uniform[1] < probability, point), probability
