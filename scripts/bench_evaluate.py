@@ -17,7 +17,7 @@ Seconds for 20 images with K = 5,000 importance samples of the model 784-200-200
 
 `vae-evaluate`: noise, encoder, decoder, log-likelihood, densities, log-sum-exp, K-curve and the bound, as its test step does it. `decoder's products`: the three products of
 matrices of the decoder on as many rows, and nothing else. `softplus` and `cross-entropy`: vae-evaluate with log p(x|z) = x l - softplus(l), or by
-`binary_cross_entropy_with_logits`, in the place of sums of log(1 + e^-|l|) by one logarithm of 32 factors."""
+`binary_cross_entropy_with_logits`, in the place of sums of log(1 + e^-|l|) by one logarithm of 32 factors. The aim is 2.2 times the products."""
 IMAGES, K = 20, 5_000
 
 
