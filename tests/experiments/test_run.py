@@ -69,7 +69,8 @@ def test_the_run_directory_holds_everything(finished: Result) -> None:
         "manifold",
     )
     expected = {"config.yaml", "overrides.yaml", "manifest.json", "status.json", "metrics.csv", "evaluation.json", "per_image.npz", "model.safetensors",
-                "console.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/last.ckpt.sha256", "checkpoints/best.ckpt.sha256",
+                "console.log", "fingerprint.csv",
+                *(f"checkpoints/{name}.ckpt{end}" for name in ("last", "previous", "best") for end in ("", ".sha256")),
                 *(f"figures/{name}.png" for name in pictures)}  # fmt: skip
     assert names == expected
     assert read_yaml(run.overrides_file) == list(OVERRIDES)
@@ -264,25 +265,6 @@ def test_a_failure_inside_a_run_is_on_record(
     assert status.error == "RuntimeError: the disk ate it"
     assert "Traceback" in (run / "console.log").read_text()
     assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
-
-
-def test_ctrl_c_saves_and_says_interrupted(
-    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    step = VAEModule.training_step
-
-    def interrupted(self: VAEModule, chunk: Any, batch_idx: int) -> None:
-        step(self, chunk, batch_idx)
-        if self.trainer.global_step >= 15:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(VAEModule, "training_step", interrupted)
-    with pytest.raises(RunFailed, match=r"interrupted.*last\.ckpt") as caught:
-        train(compose("data=digits", "trainer=cpu", "name=stopped", "trainer.log_every_n_steps=5"))
-    (run,) = (tmp_path / "logs" / "stopped").iterdir()
-    assert caught.value.exit_status == 130
-    assert read_status(run / "status.json").status == "interrupted"
-    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 15
 
 
 def test_the_error_of_the_estimator_shrinks_with_the_number_of_draws() -> None:

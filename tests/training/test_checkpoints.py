@@ -63,9 +63,11 @@ def test_a_checkpoint_runs_nothing(tmp_path: Path) -> None:
 
     path = tmp_path / "evil.ckpt"
     path.write_bytes(pickle.dumps(Payload()))
+    digest_file(path).write_text(file_digest(path))
     with pytest.raises(SettingError, match="cannot be read"):
         read_checkpoint(path)
     torch.save({"state_dict": Payload()}, path)
+    digest_file(path).write_text(file_digest(path))
     with pytest.raises(SettingError, match="cannot be read"):
         read_checkpoint(path)
     assert not (tmp_path / "executed").exists()

@@ -55,6 +55,15 @@ class ChunkPlan:
         whole = -(-self.num_images // self.batch_size)
         return whole if self.limit is None else min(whole, self.limit)
 
+    def epoch(self, step: int, validate_first: bool = False) -> int:
+        """The epoch that a run stands in after ``step`` steps; at the end of one it is still that one where its validation is to come."""
+        return (step - validate_first) // self.steps_per_epoch
+
+    def rows(self, step: int) -> slice:
+        """Which images of its epoch's order ``step`` takes."""
+        first = step % self.steps_per_epoch * self.batch_size
+        return slice(first, first + self.batch_size)
+
     def end(self, step: int) -> int:
         """The step at which the chunk that begins with ``step`` ends."""
         epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
@@ -79,6 +88,7 @@ class ChunkLoader:
         plan: where chunks end.
         order: epoch, N -> permutation of the training images.
         global_step: asked at the start of each iteration.
+        validate_first: asked then, too: whether the validation that is due at this step is still to come. Then a chunk without steps comes first, at whose end it is.
         device: where the indices go.
     """
 
@@ -87,20 +97,25 @@ class ChunkLoader:
         plan: ChunkPlan,
         order: Callable[[int, int], Tensor],
         global_step: Callable[[], int],
+        validate_first: Callable[[], bool] = lambda: False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.plan = plan
         self.order = order
         self.global_step = global_step
+        self.validate_first = validate_first
         self.device = device
 
     def __iter__(self) -> Iterator[Chunk]:
-        plan, step = self.plan, self.global_step()
-        epoch, _ = divmod(step, plan.steps_per_epoch)
-        indices = self.order(epoch, plan.num_images).to(self.device).split(plan.batch_size)
+        plan, step, validate_first = self.plan, self.global_step(), self.validate_first()
+        epoch = plan.epoch(step, validate_first)
+        if validate_first:
+            yield Chunk(step, ())
+            if plan.epoch(step) != epoch:  # that was its end
+                return
+        order = self.order(epoch, plan.num_images).to(self.device)
         for first, end in plan.chunks(step):
-            offset = epoch * plan.steps_per_epoch
-            yield Chunk(first, tuple(indices[first - offset : end - offset]))
+            yield Chunk(first, tuple(order[plan.rows(step)] for step in range(first, end)))
 
 
 class IndexLoader:

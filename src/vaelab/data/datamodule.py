@@ -106,6 +106,7 @@ class ImageDataModule(L.LightningDataModule):
         self.val_size, self.train_size = val_size, train_size
         self.images = images
         self.plan: ChunkPlan | None = None  #: where chunks end; set before training
+        self.validate_first = False  #: the run goes on where a validation is due
         self.tested = Tested()  #: set before a test of anything but the whole test split
         self._protocol_settings = {
             "support": support,
@@ -152,7 +153,13 @@ class ImageDataModule(L.LightningDataModule):
     def train_dataloader(self) -> ChunkLoader:
         if self.plan is None:
             raise ValueError("the chunk plan is missing: set datamodule.plan")
-        return ChunkLoader(self.plan, self.noise.order, lambda: self._running.global_step, self.device)
+        return ChunkLoader(
+            self.plan,
+            self.noise.order,
+            lambda: self._running.global_step,
+            lambda: self.validate_first,
+            self.device,
+        )
 
     def val_dataloader(self) -> IndexLoader:
         return self._evaluation_loader(Tested("val"))

@@ -101,7 +101,8 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     step_settings = StepSettings(
         **{
             key: optimizer.pop(key)
-            for key in ("accumulate", "clip_norm", "skip_norm", "samples_at_once", "ema_decay")
+            for key in ("accumulate", "clip_norm", "skip_norm", "max_skipped", "samples_at_once", "ema_decay")
+            if key in optimizer  # an older run has fewer
         },
         scaled=str(trainer["precision"]) in ("16-mixed", "16"),
     )

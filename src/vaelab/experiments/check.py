@@ -58,7 +58,7 @@ KNOWN = {
     "engine": ("chunk_steps",),
     "paths": ("log_dir", "data_dir"),
     "score": ("name", "mode"),
-    "checkpoints": ("every_n_steps",),
+    "checkpoints": ("every_n_steps", "keep"),
 }
 LOGGERS = {"none": ("name",), "wandb": ("name", "project", "entity", "group")}  # those without a _target_
 
@@ -77,6 +77,7 @@ INTEGERS_OR_NULL = {
 }
 CHOICES: dict[str, tuple[Any, ...]] = {
     "score.mode": ("max", "min"),
+    "checkpoints.keep": ("all", "best_and_last", "weights_only_best"),
     "data.fallback": (None, *SOURCES),
     "trainer.deterministic": (None, True, False, "warn"),
     "trainer.enable_progress_bar": (True, False),

@@ -52,6 +52,7 @@ from vaelab.runs import (
     write_json,
 )
 from vaelab.runs.cards import comparable, table
+from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.training import TestProgress, parts_progress
 from vaelab.training.checkpoints import file_digest
 from vaelab.training.pictures import Artist
@@ -333,10 +334,14 @@ def _one_of_several_processes(run: RunDirectory) -> Iterator[None]:
 
 @contextmanager
 def _interruptible(folder: Path) -> Iterator[None]:
+    stop = StopRequest()
     try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as error:
-        status, text = interruption(error)
+        with stop.watching():
+            yield
+    except (Interrupted, KeyboardInterrupt, SystemExit) as error:
+        found = interruption(error, stop)
+        assert found is not None
+        status, text = found
         raise RunFailed(
             f"interrupted by {text}; the same command goes on from what is done, in {folder}", status
         ) from error

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from vaelab.errors import RunFailed
 from vaelab.runs import RunDirectory, Status, complete_manifest, write_status
-
-CTRL_C, TERMINATED = 130, 75
+from vaelab.runs.interruption import CTRL_C, Interrupted, StopRequest
 
 #: set by rank 0 for ranks that are processes of their own, which would otherwise make a run directory each
 RUN_DIRECTORY = "VAELAB_RUN_DIRECTORY"
@@ -25,8 +24,14 @@ def is_main_process() -> bool:
 
 @dataclass
 class Ending:
-    """What is done at the end, with the exit status."""
+    """How a run may end.
 
+    Attributes:
+        stop: whether somebody wants it to.
+        actions: what is done at the end, with the exit status.
+    """
+
+    stop: StopRequest = field(default_factory=StopRequest)
     actions: list[Callable[[int], None]] = field(default_factory=list)
 
 
@@ -39,23 +44,30 @@ def recorded(run: RunDirectory) -> Iterator[Ending]:
     """
     ending = Ending()
     write_status(run.status_file, Status.RUNNING)
-    try:
-        yield ending
-    except BaseException as error:
-        with _no_second_ctrl_c():
-            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            status, text = interruption(error) if interrupted else (1, _one_line(error))
-            _end(run, ending, Status.INTERRUPTED if interrupted else Status.FAILED, status, text)
-        if interrupted:
+    with ending.stop.watching():
+        try:
+            yield ending
+        except BaseException as error:
+            with _no_second_ctrl_c():
+                found = interruption(error, ending.stop)
+                status, text = (1, _one_line(error)) if found is None else found
+                _end(run, ending, Status.FAILED if found is None else Status.INTERRUPTED, status, text)
+            if found is None:
+                raise RunFailed(f"the run failed: {text}; the traceback is in {run.console_file}") from error
             raise RunFailed(f"interrupted by {text}; {_what_is_left(run)}", status) from error
-        raise RunFailed(f"the run failed: {text}; the traceback is in {run.console_file}") from error
     _end(run, ending, Status.COMPLETED, 0, None)
 
 
-def interruption(error: BaseException) -> tuple[int, str]:
-    """Exit status and name of what interrupted a run. Lightning turns Ctrl-C and SIGTERM into kinds of SystemExit."""
-    asked = type(error).__name__ == "SIGTERMException"
-    return (TERMINATED, "SIGTERM") if asked else (CTRL_C, "Ctrl-C")
+def interruption(error: BaseException, stop: StopRequest) -> tuple[int, str] | None:
+    """Exit status and name of what interrupted a run; None for what is no interruption."""
+    if isinstance(error, Interrupted):
+        return error.exit_status, str(error)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return CTRL_C, "Ctrl-C"
+    if stop.signum is not None:  # a rank that was told, too, has ended before this one
+        told = Interrupted(stop.signum)
+        return told.exit_status, str(told)
+    return None
 
 
 def _end(run: RunDirectory, ending: Ending, status: Status, exit_status: int, error: str | None) -> None:
@@ -72,9 +84,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def _what_is_left(run: RunDirectory) -> str:
-    if run.last_checkpoint.is_file():
-        return f"{run.last_checkpoint} holds the last step"
-    return f"{run.path} holds no checkpoint yet"
+    left = "" if run.last_checkpoint.is_file() else ", from its first step: there is no checkpoint yet"
+    return f"vae-resume {run.path} goes on with it{left}"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors.torch import save
 from vaelab import figures
 from vaelab.build import build
 from vaelab.data.datamodule import ImageDataModule
+from vaelab.errors import RunFailed
 from vaelab.experiments.assembly import Parts, assemble, build_trainer, check_takes
 from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
 from vaelab.experiments.parent import Parent
@@ -31,12 +32,14 @@ from vaelab.runs import (
     ConsoleLog,
     RunDirectory,
     complete_manifest,
+    read_manifest,
     start_manifest,
     write_atomically,
     write_cards,
     write_yaml,
 )
 from vaelab.runs.cards import table
+from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.runs.metrics import read as read_metrics
 from vaelab.runs.status import Status
 from vaelab.training import (
@@ -51,13 +54,16 @@ from vaelab.training import (
     draw,
     open_wandb,
 )
-from vaelab.training.checkpoints import file_digest, read_checkpoint
+from vaelab.training.checkpoints import Found, file_digest, newest, read_checkpoint
 from vaelab.training.loggers import WandbTracker, log_picture
 from vaelab.training.pictures import Artist
 
 #: strategies whose ranks are copies of this process; a tracker's connection does not survive the copying
 COPYING = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 
+
+#: set by rank 0 beside the run directory: the checkpoint that the run goes on from
+CHECKPOINT = "VAELAB_CHECKPOINT"
 
 #: the test's values, image by image
 PER_IMAGE = "per_image.npz"
@@ -90,6 +96,31 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
         SettingError: something a person got wrong; nothing was written.
         RunFailed: the run began and did not complete; its directory says why.
     """
+    prepare_process()
+    check_takes(config, [*request.overrides, *request.chosen])
+    parent = None if config["init_from"] is None else Parent.open(config["init_from"])
+    parts = assemble(config, parent)
+    trainer = build_trainer(parts)
+    trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    if not is_main_process():
+        return as_rank(parts, trainer)
+    run = RunDirectory.create(
+        request.parent or Path(config["paths"]["log_dir"]) / config["name"], request.directory
+    )
+
+    def begin() -> None:
+        _write_record(parts, trainer, run, request, parent)
+        if request.fallback_reason is not None:
+            Console().print(banner(request.fallback_reason))
+        _say_what_runs(parts, trainer, run)
+        if parent is not None:
+            Console().print(descent(parts, parent))
+
+    return carry_out(parts, trainer, run, begin, secrets.token_hex(8))
+
+
+def prepare_process() -> None:
+    """What holds for the whole process, and moves numbers or costs time."""
     torch.set_flush_denormal(
         True
     )  # Adam's second moments become denormal within an epoch, and then cost a third of it
@@ -98,40 +129,69 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
     ):  # torch asks at every optimizer step, in Lightning's way: 0.1 ms each where there is no driver
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     quiet_lightning()
-    check_takes(config, [*request.overrides, *request.chosen])
-    parent = None if config["init_from"] is None else Parent.open(config["init_from"])
-    parts = assemble(config, parent)
-    trainer = build_trainer(parts)
-    trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-    if (
-        not is_main_process()
-    ):  # a rank that was started by running the command again: it only trains and tests
-        run = RunDirectory(Path(os.environ[RUN_DIRECTORY]))
-        _fit_and_test(parts, trainer, run)
-        return Result(run.path, [], None)
-    run = RunDirectory.create(
-        request.parent or Path(config["paths"]["log_dir"]) / config["name"], request.directory
-    )
+
+
+def as_rank(parts: Parts, trainer: Trainer) -> Result:
+    """In a rank that was started by running the command again: it only trains and tests."""
+    run, stop = RunDirectory(Path(os.environ[RUN_DIRECTORY])), StopRequest()
+    named = os.environ.get(CHECKPOINT)
+    found = None if named is None else newest(run.checkpoints)[0]
+    assert found is None or str(found.path) == named
+    try:
+        with stop.watching():
+            _fit_and_test(parts, trainer, run, stop, found)
+    except Interrupted as error:
+        raise RunFailed(str(error), error.exit_status) from error
+    return Result(run.path, [], None)
+
+
+def carry_out(
+    parts: Parts,
+    trainer: Trainer,
+    run: RunDirectory,
+    begin: Callable[[], None],
+    tracker_id: str,
+    found: Found | None = None,
+) -> Result:
+    """Train, test and record, in a run directory that is there.
+
+    Args:
+        parts: of the run.
+        trainer: that carries them out.
+        run: the directory.
+        begin: called first, within what goes into ``console.log``; after it the manifest is there.
+        tracker_id: of the run at the tracker.
+        found: the checkpoint that the run goes on from; None = from the first step.
+
+    Raises:
+        RunFailed: it did not complete; the directory says why.
+    """
+    config = parts.config
     os.environ[RUN_DIRECTORY] = str(run.path.resolve())
+    if found is not None:
+        os.environ[CHECKPOINT] = str(run.path.resolve() / found.path.relative_to(run.path))
     with ExitStack() as stack:
-        stack.callback(os.environ.pop, RUN_DIRECTORY)
+        for name in (RUN_DIRECTORY, CHECKPOINT):
+            stack.callback(os.environ.pop, name, None)
         console = stack.enter_context(ConsoleLog(run.console_file))
         ending = stack.enter_context(recorded(run))
-        _write_record(parts, trainer, run, request, parent)
-        _say_what_runs(parts, trainer, run, request, parent)
+        begin()
         if config["trainer"]["enable_progress_bar"]:
             trainer.callbacks.insert(0, RunProgress(console.screen))  # pyright: ignore[reportAttributeAccessIssue]
-        trainer.loggers = [MetricsFile(run.metrics_file), *_loggers(parts, run, ending)]
+        trainer.loggers = [MetricsFile(run.metrics_file), *_loggers(parts, run, ending, tracker_id)]
         started = time.perf_counter()
-        checkpoints, step, seconds = _fit_and_test(parts, trainer, run)
-        numbers = _cards(parts, run, checkpoints, seconds, request)
+        checkpoints, step, seconds = _fit_and_test(parts, trainer, run, ending.stop, found)
+        numbers = _cards(parts, run, checkpoints, seconds)
         _finish(parts, trainer, run, checkpoints, step, numbers)
         Console().print(table(numbers))
         print(f"{time.perf_counter() - started:.0f} s  {run.path}")
-        return Result(run.path, numbers, checkpoints.best_score)
+    checkpoints.discard()
+    return Result(run.path, numbers, checkpoints.best_score)
 
 
-def _fit_and_test(parts: Parts, trainer: Trainer, run: RunDirectory) -> tuple[Checkpoints, int, float]:
+def _fit_and_test(
+    parts: Parts, trainer: Trainer, run: RunDirectory, stop: StopRequest, found: Found | None
+) -> tuple[Checkpoints, int, float]:
     """Train, then test the selected weights; what every rank does. Returns the last step and the seconds of the test too."""
     config, module = parts.config, parts.module
     checkpoints = Checkpoints(
@@ -139,9 +199,20 @@ def _fit_and_test(parts: Parts, trainer: Trainer, run: RunDirectory) -> tuple[Ch
         config["score"]["name"],
         config["score"]["mode"],
         config["checkpoints"]["every_n_steps"],
+        config["checkpoints"].get("keep", "best_and_last"),  # an older run has none
     )
     trainer.callbacks.append(checkpoints)  # pyright: ignore[reportAttributeAccessIssue]
-    trainer.fit(module, datamodule=parts.data)
+    module.stop, module.fault_file = stop, run.skipped_batch_file
+    module.fingerprint = MetricsFile(run.fingerprint_file)
+    if found is None or not found.finished:
+        with stop.deferred():
+            trainer.fit(
+                module,
+                datamodule=parts.data,
+                ckpt_path=None if found is None else found.path,
+                weights_only=True,
+            )
+    module.fingerprint.finalize("success")
     step = checkpoints.read_back()
     load_weights(module, checkpoints.selected)
     return checkpoints, step, measure(parts, trainer, run.path / PER_IMAGE)
@@ -240,19 +311,13 @@ def _device(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _say_what_runs(
-    parts: Parts, trainer: Trainer, run: RunDirectory, request: Request, parent: Parent | None
-) -> None:
+def _say_what_runs(parts: Parts, trainer: Trainer, run: RunDirectory) -> None:
     console = Console()
-    if request.fallback_reason is not None:
-        console.print(banner(request.fallback_reason))
     console.print(heading(parts, trainer, run))
-    if parent is not None:
-        console.print(descent(parts, parent))
     console.print(model_table(parts.module.model))
 
 
-def _loggers(parts: Parts, run: RunDirectory, ending: Ending) -> list[Any]:
+def _loggers(parts: Parts, run: RunDirectory, ending: Ending, tracker_id: str) -> list[Any]:
     """The loggers that ``logger`` asks for, beside ``metrics.csv``."""
     node = parts.config["logger"]
     kind = node["name"]
@@ -272,7 +337,7 @@ def _loggers(parts: Parts, run: RunDirectory, ending: Ending) -> list[Any]:
             group=node["group"] or parts.config["name"],
             tags=[str(tag) for tag in parts.config["tags"]],
             config=parts.config,
-            run_id=secrets.token_hex(8),  # never one that exists: W&B would write both runs into one
+            run_id=tracker_id,
         )
         if logger is None:
             return []
@@ -303,12 +368,10 @@ def _note_tracker(run: RunDirectory, tracker: dict[str, Any]) -> None:
     complete_manifest(run, Status.RUNNING, tracker=tracker)
 
 
-def _cards(
-    parts: Parts, run: RunDirectory, checkpoints: Checkpoints, seconds: float, request: Request
-) -> list[Card]:
+def _cards(parts: Parts, run: RunDirectory, checkpoints: Checkpoints, seconds: float) -> list[Card]:
     how = selected_by(parts.config, checkpoints.best_score is not None)
-    replaced = request.fallback_reason is not None
-    warning = fallback_warning(request.requested_data, parts.data.dataset) if replaced else None
+    data = read_manifest(run)["data"]
+    warning = fallback_warning(data["requested"], data["actual"]) if data["fallback_reason"] else None
     protocol = make_protocol(parts, how)
     numbers = make_cards(parts, run.path / PER_IMAGE, checkpoints.selected, protocol, seconds, warning)
     write_cards(run.evaluation_file, numbers)

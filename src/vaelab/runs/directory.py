@@ -52,6 +52,16 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
+    def fingerprint_file(self) -> Path:
+        """The losses of single steps: of the first ones, and of one every so often."""
+        return self.path / "fingerprint.csv"
+
+    @property
+    def skipped_batch_file(self) -> Path:
+        """Where a run of skipped steps ended the training: the batch that it began with."""
+        return self.path / "skipped_batch.npz"
+
+    @property
     def evaluation_file(self) -> Path:
         """The number cards."""
         return self.path / "evaluation.json"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch import Tensor
 
 from vaelab.data.chunks import Chunk, ChunkPlan
@@ -17,8 +21,13 @@ from vaelab.evidence import BoundEstimator, Estimator, bound_of, exact
 from vaelab.latents import active_units, activity
 from vaelab.models import Terms
 from vaelab.noise import ImageDraws, Noise, Split
-from vaelab.training.per_image import PerImageParts
+from vaelab.runs import write_atomically
+from vaelab.runs.interruption import StopRequest
+from vaelab.training.per_image import PerImageParts, archive
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
+
+#: the fingerprint of a run: the losses of its first steps, and of every so many after them
+FIRST_LOSSES, LOSSES_EVERY = 20, 100
 
 
 class VAEModule(L.LightningModule):
@@ -37,6 +46,14 @@ class VAEModule(L.LightningModule):
         config: the resolved configuration, primitives only; goes into every checkpoint.
         log_every_n_steps: optimizer steps between two entries in the loggers, or an epoch where that is shorter.
         val_check_interval: optimizer steps between two validations; None = at the end of each epoch.
+
+    A checkpoint holds, beside what Lightning puts into it, the ``progress`` within a logging interval, and not the state of Lightning's loops: epoch, position, order and noise
+    follow from ``global_step``.
+
+    Attributes:
+        stop: whether somebody wants the run to stop.
+        fingerprint: takes the losses of single steps, or None.
+        fault_file: where the batch goes at which a run of skipped steps began, or None.
     """
 
     def __init__(
@@ -71,6 +88,14 @@ class VAEModule(L.LightningModule):
         self.skipped_steps = 0  #: of this fit, as far as logged
         #: where the per-image values of a test go
         self.results: PerImageParts | None = None
+        self.stop = StopRequest()
+        self.fingerprint: Logger | None = None
+        self.fault_file: Path | None = None
+        self._losses: list[
+            tuple[int, Tensor]
+        ] = []  # of the fingerprint, not yet written: step, and the sum over images of this rank by their number on all
+        self._validating = False  # began and has not ended
+        self._progress: dict[str, Any] | None = None  # of the checkpoint that the run goes on from
         self._eps: dict[tuple[str, int], Tensor] = {}
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -90,16 +115,35 @@ class VAEModule(L.LightningModule):
             rank=self.global_rank,
             world_size=self.trainer.world_size,
             averaged=self.averaged,
+            everywhere=lambda here: self.trainer.strategy.reduce(here, reduce_op="min"),  # pyright: ignore[reportArgumentType]
         )
         self._clear()
+        if self._progress is not None:
+            self._go_on(self._progress)
+
+    def on_train_start(self) -> None:
+        self.stop.install()
+
+    def on_train_batch_start(self, batch: Chunk, batch_idx: int) -> None:
+        """Between two chunks all ranks stop, or none."""
+        if self.trainer.world_size > 1:
+            asked = torch.tensor(float(self.stop.signum or 0), device=self.device)
+            signum = int(self.trainer.strategy.reduce(asked, reduce_op="max"))  # pyright: ignore[reportArgumentType]
+            self.stop.signum = signum or None
+        self.stop.obey()
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         started = time.perf_counter()
         optimizer, sums = self.optimizers(), self._sums
         for step, index in enumerate(chunk.indices, start=chunk.first_step):
-            sums += self._step(index, step, optimizer, self.manual_backward)
-        self._images += sum(map(len, chunk.indices))
-        self._steps += len(chunk.indices)
+            if self.stop.requested and step > chunk.first_step and self.trainer.world_size == 1:
+                self.stop.obey()  # within a chunk nothing else is due
+            found = self._step(index, step, optimizer, self.manual_backward)
+            sums += found
+            if step < FIRST_LOSSES or (step + 1) % LOSSES_EVERY == 0:
+                self._losses.append((step + 1, -found[0] / len(index)))
+            self._images += len(index)
+            self._steps += 1
         self._seconds += time.perf_counter() - started
         step = self.trainer.global_step
         if step == self.plan.num_steps or step % self._log_interval == 0:
@@ -118,27 +162,38 @@ class VAEModule(L.LightningModule):
         due = step % self.val_check_interval == 0 or step == self.plan.num_steps
         self.trainer.val_check_batch = 1 if due else 2**62
 
+    def _go_on(self, progress: dict[str, Any]) -> None:
+        """From what a checkpoint says of the logging interval that it lies in."""
+        self._sums += progress["sums"][self.global_rank].to(self._sums)
+        self._images, self._steps = progress["images"], progress["steps"]
+        self.skipped_steps = progress["skipped_steps"]
+        self._step.skipped_in_a_row += progress["skipped_in_a_row"]
+
     def _clear(self) -> None:
         self._sums = torch.zeros(len(REPORT), device=self.device)
         self._images, self._steps, self._seconds = 0, 0, 0.0
 
     def on_fit_end(self) -> None:
         if self.skipped_steps and self.trainer.is_global_zero:
-            rule = "their gradient was not finite or longer than optimizer.skip_norm"
+            rule = "loss or gradient were not finite, or the gradient longer than optimizer.skip_norm"
             print(
                 f"{self.skipped_steps} of {self.trainer.global_step} steps were skipped: {rule}", flush=True
             )
 
     def _log_training(self, step: int) -> None:
         started = time.perf_counter()
-        totals = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
+        # one tensor, and so one transfer: sums, and what is the same on every rank
+        gathered = torch.cat([self._sums, self._step.skipped_in_a_row.view(1).to(self._sums)])
+        *totals, in_a_row = self.trainer.strategy.reduce(gathered, reduce_op="sum").tolist()
         self._seconds += time.perf_counter() - started  # a GPU is waited for here
+        self._write_losses()
         sums = dict(zip(REPORT, totals, strict=True))
         images, steps, seconds, ranks = self._images, self._steps, self._seconds, self.trainer.world_size
         self._clear()
         if images == 0:
             return
         self.skipped_steps += round(sums["skipped"] / ranks)
+        self._give_up_after(round(in_a_row / ranks), step)
         rate, distortion = sums["rate"] / images, sums["distortion"] / images
         self.record(
             {
@@ -159,6 +214,40 @@ class VAEModule(L.LightningModule):
             step,
         )
 
+    def _give_up_after(self, skipped: int, step: int) -> None:
+        """End the run where nothing comes of its steps any more.
+
+        Raises:
+            FloatingPointError: so many steps in a row were left out.
+        """
+        if skipped < self.step_settings.max_skipped:
+            return
+        first = step - skipped
+        kept = ""
+        if self.fault_file is not None:
+            kept = f"; the batch of step {first + 1}, the first of them, is in {self.fault_file}"
+            if self.trainer.is_global_zero:
+                order = self.noise.order(self.plan.epoch(first), self.plan.num_images)
+                batch = self.data.train_batch(order[self.plan.rows(first)].to(self.device), first)
+                columns = {name: value.cpu().numpy() for name, value in vars(batch).items()}
+                write_atomically(self.fault_file, archive({**columns, "step": np.array(first + 1)}))
+        rule = "loss or gradient were not finite, or the gradient longer than optimizer.skip_norm"
+        raise FloatingPointError(
+            f"the last {skipped} steps were skipped (optimizer.max_skipped={self.step_settings.max_skipped}): {rule}{kept}. "
+            "The weights are those from before; a lower optimizer.lr, or optimizer.clip_norm, may help"
+        )
+
+    def _write_losses(self) -> None:
+        """Append to the fingerprint what has gathered since the last time."""
+        if not self._losses:
+            return
+        steps, losses = zip(*self._losses, strict=True)
+        self._losses = []
+        means = self.trainer.strategy.reduce(torch.stack(losses), reduce_op="sum").tolist()
+        if self.fingerprint is not None:
+            for step, loss in zip(steps, means, strict=True):
+                self.fingerprint.log_metrics({"loss": loss}, step=step)
+
     def _optimizer_group(self, key: str) -> Any:
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -176,10 +265,15 @@ class VAEModule(L.LightningModule):
         self.data.move_to(self.device, next(self.model.parameters()).dtype)
 
     def on_validation_epoch_start(self) -> None:
+        self._validating, self.data.validate_first = True, False
+        if self.trainer.state.fn == "fit":
+            self.trainer.fit_loop.epoch_loop.max_steps = self.plan.num_steps
         self._val_sums = torch.zeros(4, dtype=torch.float64)
         self._means: list[Tensor] = []
 
     def validation_step(self, index: Tensor, batch_idx: int) -> None:
+        if self.trainer.world_size == 1:
+            self.stop.obey()
         batch = self.data.evaluation_batch("val", index)
         terms = self.evaluated(batch, self._fixed_noise("val", 1)[:, index].to(batch.x))
         values = bound_of(terms, terms.has_closed_form_kl)
@@ -201,6 +295,7 @@ class VAEModule(L.LightningModule):
         )  # for callbacks that watch a metric; equal on all ranks already
         if not self.trainer.sanity_checking:
             self.record(metrics, self.trainer.global_step)
+        self._validating = False
 
     # -- test ----------------------------------------------------------------------------------------------------------
 
@@ -262,7 +357,39 @@ class VAEModule(L.LightningModule):
         return ImageDraws(self.noise, source, self.data.noise_index(split, index))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._write_losses()
+        trainer = self.trainer
+        of_ranks = self.all_gather(self._sums)
+        assert isinstance(of_ranks, Tensor)
+        ended = trainer.global_step >= self.plan.num_steps or (
+            trainer.should_stop and trainer.fit_loop._can_stop_early
+        )
         checkpoint["config"] = self.config
+        checkpoint["progress"] = {
+            "sums": of_ranks.view(trainer.world_size, -1).cpu(),
+            "images": self._images,
+            "steps": self._steps,
+            "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self._step.skipped_in_a_row.cpu(),
+            "validating": self._validating,
+            "finished": ended and not self._validating,
+        }
+        del checkpoint["loops"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put Lightning's loops where the run goes on: at the start of an epoch that has the rest of one."""
+        progress, step = checkpoint["progress"], checkpoint["global_step"]
+        self._progress = progress
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.manual_optimization.optim_step_progress.total
+        done.ready = done.completed = step
+        self.data.validate_first = progress["validating"]
+        if self.data.validate_first:  # also after the last step, where there would be nothing left to do
+            loop.epoch_loop.max_steps = self.plan.num_steps + 1
+        epochs = self.plan.epoch(step, self.data.validate_first)
+        for count in (loop.epoch_progress.total, loop.epoch_progress.current):
+            assert isinstance(count, _ProcessedTracker)
+            count.ready = count.started = count.processed = count.completed = epochs
 
 
 def code_means(terms: Terms, num_images: int) -> Tensor:

@@ -49,7 +49,7 @@ class PerImageParts:
                 name: torch.cat([part[name].cpu() for part in self._pending]).numpy() for name in names
             }
             path = self.folder / f"{os.getpid()}-{secrets.token_hex(4)}.npz"
-            write_atomically(path, _archive(columns))
+            write_atomically(path, archive(columns))
         self._pending, self._last = [], time.monotonic()
 
     def read(self) -> dict[str, np.ndarray]:
@@ -66,12 +66,13 @@ class PerImageParts:
         """Write all values into one file at ``path`` and remove the parts. Returns the seconds that they took, summed over processes."""
         columns = self.read()
         seconds = columns.pop(SECONDS)
-        write_atomically(path, _archive(columns))
+        write_atomically(path, archive(columns))
         shutil.rmtree(self.folder)
         return float(seconds.sum())
 
 
-def _archive(columns: Mapping[str, np.ndarray]) -> bytes:
+def archive(columns: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a compressed ``.npz`` file."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **columns)
     return buffer.getvalue()

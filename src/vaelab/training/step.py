@@ -27,6 +27,7 @@ class StepSettings:
         clip_norm: largest norm of the gradient of the mean loss; longer gradients are scaled down to it. None = no clipping.
         samples_at_once: of the K samples of an image, how many the networks see at once; the gradient is that of all K. None = all.
         skip_norm: a step whose gradient is longer is left out, as one that is not finite is (Child 2021). None = none.
+        max_skipped: so many steps left out one after the other end the run, as nothing comes of the rest.
         ema_decay: of the exponential moving average of the weights, which are then the ones that are validated, tested and kept. None = no average.
         learning_rate: step -> learning rate; None = that of the optimizer throughout.
         scaled: the loss is scaled for float16 (``trainer.precision=16-mixed``), so the gradient's norm is not known here.
@@ -37,11 +38,13 @@ class StepSettings:
     scaled: bool = False
     samples_at_once: int | None = None
     skip_norm: float | None = None
+    max_skipped: int = 100
     ema_decay: float | None = None
     learning_rate: Callable[[int], float] | None = None
 
     def __post_init__(self) -> None:
         integer("optimizer.accumulate", self.accumulate, 1)
+        integer("optimizer.max_skipped", self.max_skipped, 1)
         if self.samples_at_once is not None:
             integer("optimizer.samples_at_once", self.samples_at_once, 1, " or null")
         if self.clip_norm is not None:
@@ -68,7 +71,7 @@ REPORT = ("objective", "rate", "distortion", "grad_norm", "skipped")
 class OptimisationStep:
     """Forward, backward, check, clip, step.
 
-    The loss is minus the objective's surrogate, averaged over all images of the step on all ranks, plus its penalty. A step whose gradient is not finite leaves
+    The loss is minus the objective's surrogate, averaged over all images of the step on all ranks, plus its penalty. A step whose loss or gradient is not finite leaves
     weights and optimizer as they were, and is counted.
 
     Args:
@@ -80,6 +83,10 @@ class OptimisationStep:
         settings: everything else that touches weights.
         rank, world_size: which of how many processes this is.
         averaged: a copy of the model that takes the moving average of its weights, or None.
+        everywhere: 1 or 0 on this rank -> 1 where it is 1 on all of them, else 0 ``[]``.
+
+    Attributes:
+        skipped_in_a_row: steps left out since the last one that counted ``[]``, on the device.
     """
 
     def __init__(
@@ -93,6 +100,7 @@ class OptimisationStep:
         rank: int = 0,
         world_size: int = 1,
         averaged: Any = None,
+        everywhere: Callable[[Tensor], Tensor] = lambda here: here,
     ) -> None:
         self.model = model
         self.averages = (
@@ -105,7 +113,9 @@ class OptimisationStep:
         self.settings = settings
         self.rows = slice(rank, None, world_size)  # of the global batch
         self.world_size = world_size
+        self.everywhere = everywhere
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.skipped_in_a_row = torch.zeros((), device=self.parameters[0].device)
         self.inference = [p for p in model.inference_parameters() if p.requires_grad]
         self.generative = [p for p in model.generative_parameters() if p.requires_grad]
 
@@ -147,7 +157,8 @@ class OptimisationStep:
         if self.settings.learning_rate is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate(step)
-        norm, skipped = self._update(optimizer)
+        norm, skipped = self._update(optimizer, self.everywhere(total[0].isfinite().float()) > 0)
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
         self._average(step)
         return torch.cat([total, norm.view(1), skipped.view(1)])
 
@@ -218,22 +229,30 @@ class OptimisationStep:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _update(self, optimizer: Any) -> tuple[Tensor, Tensor]:
-        """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite or too long, and 1 if so, else 0."""
+    @torch.no_grad()
+    def _update(self, optimizer: Any, finite: Tensor) -> tuple[Tensor, Tensor]:
+        """Check, clip, step. Returns the norm of the gradient before clipping, 0 if it is not finite or too long, and 1 if so, else 0.
+
+        Args:
+            finite: whether the loss is ``[]``; where it is not, the gradient counts as infinitely long.
+        """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
         norm = torch.linalg.vector_norm(torch.stack(norms))
+        norm = torch.where(finite, norm, torch.inf)
         longest = torch.inf if self.settings.skip_norm is None else self.settings.skip_norm
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
         if self.settings.scaled or (norm.device.type == "cuda" and optimizer.param_groups[0].get("fused")):
             # Asking whether the norm is finite would wait for the device; a fused optimizer takes the answer as a tensor, and does nothing where it says so.
-            # A scaler of the precision plugin looks for itself.
-            finite = norm < longest  # false for NaN too
-            if not self.settings.scaled:
-                optimizer.optimizer.found_inf = (~finite).float()
+            # A scaler of the precision plugin looks for itself, at the gradient alone.
+            counts = norm < longest  # false for NaN too
+            if self.settings.scaled:
+                torch._foreach_mul_(gradients, torch.where(finite, 1.0, torch.nan))  # pyright: ignore[reportPrivateImportUsage]
+            else:
+                optimizer.optimizer.found_inf = (~counts).float()
             optimizer.step()
-            return torch.where(finite, norm, 0.0), (~finite).to(norm.dtype)
+            return torch.where(counts, norm, 0.0), (~counts).to(norm.dtype)
         if norm.item() < longest:
             optimizer.step()
             return norm, norm.new_zeros(())

@@ -1,0 +1,137 @@
+"""An interrupted run goes on in its own directory, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from vaelab.errors import SettingError
+from vaelab.experiments.assembly import Parts, assemble, build_trainer
+from vaelab.experiments.parent import Parent
+from vaelab.experiments.recording import is_main_process
+from vaelab.experiments.screen import heading
+from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, data_record, prepare_process
+from vaelab.runs import (
+    MetricsWriter,
+    RunDirectory,
+    Status,
+    complete_manifest,
+    read_manifest,
+    read_status,
+    read_yaml,
+)
+from vaelab.runs.status import utc_now
+from vaelab.training import Trainer
+from vaelab.training.checkpoints import Found, file_digest, newest, reinstate
+
+
+def resume(directory: Path | str, data_dir: str | None = None) -> Result:
+    """Continue a run that was interrupted, killed or failed, from its newest whole checkpoint, or from its first step where there is none.
+
+    On the same machine with the same versions, weights and every metric outside ``time/`` come out as if nothing had happened: what was logged after the checkpoint is cut off and
+    logged again.
+
+    Args:
+        directory: of the run.
+        data_dir: where its data lie; None = where they lay.
+
+    Raises:
+        SettingError: the run is complete or still going, its data or its parent are not what they were, or this machine lacks what it needs; nothing was written.
+        RunFailed: it did not complete this time either.
+    """
+    prepare_process()
+    run = RunDirectory.open(directory)
+    config, manifest = read_yaml(run.config_file), read_manifest(run)
+    if is_main_process():
+        _refuse(run)
+    if data_dir is not None or not Path(config["paths"]["data_dir"]).is_dir():
+        config["paths"]["data_dir"] = data_dir or os.environ.get("DATA_DIR", config["paths"]["data_dir"])
+    if isinstance(manifest["threads"], int):  # sums of products depend on how many threads share them
+        torch.set_num_threads(manifest["threads"])
+    found, wrong = newest(run.checkpoints)
+    parts = assemble(config, None if found is not None else _parent(config, manifest))
+    _same_data(parts, manifest)
+    trainer = build_trainer(parts)
+    if not is_main_process():
+        return as_rank(parts, trainer)
+    last = None if found is None else reinstate(found)
+    _cut_back(run, found)
+
+    def begin() -> None:
+        for line in wrong:
+            print(f"not used: {line}")
+        _note(run, manifest, found, wrong)
+        _say(parts, trainer, run, found)
+
+    tracker = manifest["tracker"]
+    return carry_out(parts, trainer, run, begin, tracker["id"] if tracker else run.name, last)
+
+
+def _refuse(run: RunDirectory) -> None:
+    """Refuse what has ended, and what still goes on."""
+    status = read_status(run.status_file)
+    if status.status is Status.COMPLETED:
+        extend = f"vae-train init_from={shlex.quote(str(run.path))}"
+        raise SettingError("run", run.path, f"is complete; a new run from its weights: {extend}")
+    if status.status is Status.PRUNED:
+        raise SettingError("run", run.path, "was given up by the search that it belongs to")
+
+
+def _parent(config: dict[str, Any], manifest: dict[str, Any]) -> Parent | None:
+    """The run whose weights this one began with, for one that has no checkpoint yet."""
+    if config["init_from"] is None:
+        return None
+    parent = Parent.open(config["init_from"])
+    if file_digest(parent.run.weights_file) != manifest["parent"]["weights"]:
+        raise SettingError(
+            "init_from", parent.run.path, "its weights are no longer those that the run began with"
+        )
+    return parent
+
+
+def _same_data(parts: Parts, manifest: dict[str, Any]) -> None:
+    """Refuse other images than those that the run was trained on."""
+    recorded, here = manifest["data"]["digests"], data_record(parts.data)["digests"]
+    changed = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
+    if changed:
+        rule = (
+            f"other data than the run was trained on: {', '.join(changed)} differ from the digests on record"
+        )
+        raise SettingError("paths.data_dir", parts.config["paths"]["data_dir"], rule)
+
+
+def _cut_back(run: RunDirectory, found: Found | None) -> None:
+    """Leave of the record what the checkpoint knows of."""
+    for path in (run.metrics_file, run.fingerprint_file):
+        if path.is_file():
+            with MetricsWriter(path) as writer:
+                writer.truncate_after(0 if found is None else found.step)
+    run.skipped_batch_file.unlink(missing_ok=True)
+    if found is None or not found.finished:  # what was measured was measured of other weights
+        shutil.rmtree((run.path / PER_IMAGE).with_suffix(""), ignore_errors=True)
+
+
+def _note(run: RunDirectory, manifest: dict[str, Any], found: Found | None, wrong: list[str]) -> None:
+    resumed = {
+        "at": utc_now(),
+        "step": 0 if found is None else found.step,
+        "checkpoint": None if found is None else found.path.name,
+        "not_used": wrong,
+    }
+    complete_manifest(run, Status.RUNNING, resumed=[*manifest.get("resumed", []), resumed])
+
+
+def _say(parts: Parts, trainer: Trainer, run: RunDirectory, found: Found | None) -> None:
+    Console().print(heading(parts, trainer, run))
+    if found is None:
+        print("no checkpoint to go on from: from the first step", flush=True)
+    elif found.finished:
+        print(f"trained to its end, step {found.step}: on with the test", flush=True)
+    else:
+        print(f"on from step {found.step} of {parts.plan.num_steps}", flush=True)
