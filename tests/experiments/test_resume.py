@@ -239,6 +239,27 @@ def test_killed_between_two_checkpoints(
     assert resumed["step"] == step // 10 * 10
 
 
+def test_killed_in_the_validation_that_is_due_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = RunDirectory(train(composed(tmp_path / "whole", *PLACES["at once"])).directory)
+    validation_step = VAEModule.validation_step
+
+    def dying(self: VAEModule, *arguments: Any) -> None:
+        if self.trainer.global_step == 15:
+            raise RuntimeError("killed")
+        validation_step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAEModule, "validation_step", dying)
+        with pytest.raises(RunFailed, match="killed"):
+            train(composed(tmp_path / "killed", *PLACES["at once"]))
+    (path,) = (tmp_path / "killed" / "vae").iterdir()
+    resume(path)
+    found = differences(whole, RunDirectory(path))
+    assert not found, "\n".join(map(str, found))
+
+
 def test_twice_in_one_run(undisturbed: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stopped_at(7, signal.SIGTERM, patch)
