@@ -126,7 +126,8 @@ def undisturbed(logs: Path) -> tuple[Path, float, int]:
     status = waited(pid)
     seconds = time.monotonic() - began
     run = directory_of(logs)
-    assert status == 0 and run is not None, (logs / "log").read_text()
+    assert status == 0, (logs / "log").read_text()
+    assert run is not None
     return run, seconds, int((logs / "moments").read_text())
 
 
