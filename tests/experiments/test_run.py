@@ -71,7 +71,8 @@ def test_the_run_directory_holds_everything(finished: Result) -> None:
     expected = {"config.yaml", "overrides.yaml", "manifest.json", "status.json", "metrics.csv", "evaluation.json", "per_image.npz", "model.safetensors",
                 "console.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/last.ckpt.sha256", "checkpoints/best.ckpt.sha256",
                 *(f"figures/{name}.png" for name in pictures)}  # fmt: skip
-    assert names == expected
+    code = [part for part in (read_manifest(run)["code"][key] for key in ("patch", "untracked")) if part is not None]  # fmt: skip
+    assert names == expected | {part["file"] for part in code}, "code/ only where the working tree has more than its commit"  # fmt: skip
     assert read_yaml(run.overrides_file) == list(OVERRIDES)
     assert read_yaml(run.config_file)["latent_dim"] == 2
     status = read_status(run.status_file)

@@ -31,8 +31,12 @@ class Ending:
 
 
 @contextmanager
-def recorded(run: RunDirectory) -> Iterator[Ending]:
+def recorded(run: RunDirectory, redact: Callable[[str], str] = str) -> Iterator[Ending]:
     """``status.json`` says running, then completed, failed or interrupted; the actions of the :class:`Ending` are done in each case.
+
+    Args:
+        run: its directory.
+        redact: takes out of the error's text what must not be written.
 
     Raises:
         RunFailed: in place of whatever ended the run; the traceback is in ``console.log``.
@@ -44,7 +48,7 @@ def recorded(run: RunDirectory) -> Iterator[Ending]:
     except BaseException as error:
         with _no_second_ctrl_c():
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            status, text = interruption(error) if interrupted else (1, _one_line(error))
+            status, text = interruption(error) if interrupted else (1, _one_line(error, redact))
             _end(run, ending, Status.INTERRUPTED if interrupted else Status.FAILED, status, text)
         if interrupted:
             raise RunFailed(f"interrupted by {text}; {_what_is_left(run)}", status) from error
@@ -66,8 +70,8 @@ def _end(run: RunDirectory, ending: Ending, status: Status, exit_status: int, er
         action(exit_status)
 
 
-def _one_line(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _one_line(error: BaseException, redact: Callable[[str], str]) -> str:
+    text = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
     return text if len(text) <= 300 else text[:297] + "..."
 
 

@@ -52,6 +52,11 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
+    def fingerprint_file(self) -> Path:
+        """The loss of the first optimizer steps and then of one every so often."""
+        return self.path / "fingerprint.csv"
+
+    @property
     def evaluation_file(self) -> Path:
         """The number cards."""
         return self.path / "evaluation.json"
@@ -76,6 +81,11 @@ class RunDirectory:
     @property
     def best_checkpoint(self) -> Path:
         return self.checkpoints / "best.ckpt"
+
+    @property
+    def code(self) -> Path:
+        """What the working tree had beyond its commit."""
+        return self.path / "code"
 
     @property
     def figures(self) -> Path:
