@@ -20,15 +20,21 @@ from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, data
 from vaelab.runs import (
     MetricsWriter,
     RunDirectory,
+    Secrets,
     Status,
     complete_manifest,
     read_manifest,
     read_status,
     read_yaml,
 )
+from vaelab.runs.environment import platform_record, versions
+from vaelab.runs.git import git_state
 from vaelab.runs.status import utc_now
 from vaelab.training import Trainer
 from vaelab.training.checkpoints import Found, file_digest, newest, reinstate
+
+#: packages whose version moves numbers
+MOVES_NUMBERS = ("python", "torch", "lightning", "numpy", "zuko", "vaelab")
 
 
 def resume(directory: Path | str, data_dir: str | None = None) -> Result:
@@ -52,8 +58,9 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
         _refuse(run)
     if data_dir is not None or not Path(config["paths"]["data_dir"]).is_dir():
         config["paths"]["data_dir"] = data_dir or os.environ.get("DATA_DIR", config["paths"]["data_dir"])
-    if isinstance(manifest["threads"], int):  # sums of products depend on how many threads share them
-        torch.set_num_threads(manifest["threads"])
+    threads = manifest["threads"]  # a number in the first schema
+    # sums of products depend on how many threads share them
+    torch.set_num_threads(threads if isinstance(threads, int) else threads["intra_op"])
     found, wrong = newest(run.checkpoints)
     parts = assemble(config, None if found is not None else _parent(config, manifest))
     _same_data(parts, manifest)
@@ -63,10 +70,15 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     last = None if found is None else reinstate(found)
     _cut_back(run, found)
 
-    def begin() -> None:
+    def begin(_: Secrets) -> None:
+        changed = _changed(manifest)
         for line in wrong:
             print(f"not used: {line}")
-        _note(run, manifest, found, wrong)
+        if changed:
+            print(
+                f"not what it was when the run began, so that it may not come out bit for bit: {'; '.join(changed)}"
+            )
+        _note(run, manifest, found, wrong, changed)
         _say(parts, trainer, run, found)
 
     tracker = manifest["tracker"]
@@ -97,8 +109,11 @@ def _parent(config: dict[str, Any], manifest: dict[str, Any]) -> Parent | None:
 
 def _same_data(parts: Parts, manifest: dict[str, Any]) -> None:
     """Refuse other images than those that the run was trained on."""
-    recorded, here = manifest["data"]["digests"], data_record(parts.data)["digests"]
-    changed = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
+    recorded, here = (
+        {**record["digests"], **record.get("splits", {})}
+        for record in (manifest["data"], data_record(parts.data))
+    )
+    changed = [name for name in recorded if recorded[name] != here.get(name)]
     if changed:
         rule = (
             f"other data than the run was trained on: {', '.join(changed)} differ from the digests on record"
@@ -117,12 +132,31 @@ def _cut_back(run: RunDirectory, found: Found | None) -> None:
         shutil.rmtree((run.path / PER_IMAGE).with_suffix(""), ignore_errors=True)
 
 
-def _note(run: RunDirectory, manifest: dict[str, Any], found: Found | None, wrong: list[str]) -> None:
+def _changed(manifest: dict[str, Any]) -> list[str]:
+    """What else than data and settings moves numbers, and is no longer as recorded."""
+    here = {"versions": versions(), "platform": platform_record(), "git": git_state()}
+    found = [
+        f"{name} {manifest['versions'].get(name)} -> {version}"
+        for name, version in here["versions"].items()
+        if name in MOVES_NUMBERS and manifest["versions"].get(name) != version
+    ]
+    if manifest["platform"]["cpu"] != here["platform"]["cpu"]:
+        found.append(f"processor {manifest['platform']['cpu']} -> {here['platform']['cpu']}")
+    before, now = manifest["git"], here["git"]
+    if before is not None and now is not None and before["commit"] != now["commit"]:
+        found.append(f"commit {before['commit']} -> {now['commit']}")
+    return found
+
+
+def _note(
+    run: RunDirectory, manifest: dict[str, Any], found: Found | None, wrong: list[str], changed: list[str]
+) -> None:
     resumed = {
         "at": utc_now(),
         "step": 0 if found is None else found.step,
         "checkpoint": None if found is None else found.path.name,
         "not_used": wrong,
+        "changed": changed,
     }
     complete_manifest(run, Status.RUNNING, resumed=[*manifest.get("resumed", []), resumed])
 
