@@ -23,6 +23,7 @@ from vaelab.experiments.train import train
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.noise import Noise, Split, Stream
 from vaelab.runs import Card, read_cards
+from vaelab.training.arithmetic import SETTINGS
 
 Compose = Callable[..., dict[str, Any]]
 TRAIN = ("data=digits", "data.binarize=threshold", "latent_dim=3", "encoder.hidden=[24]", "decoder.hidden=[24]", "trainer=cpu", "trainer.max_epochs=2",
@@ -198,3 +199,22 @@ def by_hand(weights: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
     z, eps, log_px = found[1]
     log_w = log_px - 0.5 * (z.square() - eps.square() - log_variance).sum(-1)
     return elbo.numpy(), (log_w.logsumexp(0) - np.log(100)).numpy()
+
+
+@pytest.mark.parametrize("name", ["importance", "latents"])
+def test_numbers_are_computed_in_full_float32(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen, forward, before = [], MLPEncoder.forward, [setting.fp32_precision for setting in SETTINGS]
+
+    def noted(self: Any, *args: Any, **context: Any) -> Tensor:
+        seen.append([setting.fp32_precision for setting in SETTINGS])
+        return forward(self, *args, **context)
+
+    place = copied(run, tmp_path / name)
+    monkeypatch.setattr(MLPEncoder, "forward", noted)
+    asked = ("estimator.num_samples=100", f"num_images={IMAGES}")
+    module.evaluate(compose(f"run={place}", f"estimator={name}", *asked, config_name="evaluate"))
+    assert len(seen) > 0
+    assert seen == [["ieee"] * len(SETTINGS)] * len(seen)
+    assert [setting.fp32_precision for setting in SETTINGS] == before != seen[0]

@@ -54,6 +54,7 @@ from vaelab.runs import (
 from vaelab.runs.cards import comparable, table
 from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.training import TestProgress, parts_progress
+from vaelab.training.arithmetic import full_float32
 from vaelab.training.checkpoints import file_digest
 from vaelab.training.pictures import Artist
 
@@ -161,7 +162,7 @@ def _looked_at(
         protocol=protocol,
         arithmetic=on_device(parts.module.evaluated, parts.data, trainer),
     )
-    with _settings_of(asked), parts_progress() as progress:
+    with _settings_of(asked), full_float32(), parts_progress() as progress:
         asked.check(subject, options)
         instrument = asked.instrument(subject, progress)
         digest = None if instrument is None else instrument.digest
