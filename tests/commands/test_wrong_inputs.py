@@ -186,6 +186,10 @@ def test_one_wrong_setting(refused: Refused, typed: str) -> None:
             "likelihood.variance=pixel: must be one of decoder, learned, constant",
         ),
         (("estimator=latents",), "estimator=latents: looks at a finished run: vae-evaluate run=DIR estimator=latents"),
+        (
+            ("estimator=ais", "data.binarize=threshold", "latent_dim=201"),
+            "estimator=ais: is for models with at most 200 latent dimensions in all, and this one has 201; use estimator=importance",
+        ),
         (("callbacks=early_stopping", "data.val_size=0"), "data.val_size=0: callbacks=early_stopping needs validation images"),
         (
             ("callbacks=early_stopping", "callbacks.early_stopping.patience=0"),

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vaelab
+from vaelab.errors import SettingError
 from vaelab.experiments import evaluate as module
 from vaelab.experiments.train import train
 from vaelab.networks import MLPDecoder, MLPEncoder
@@ -218,3 +219,16 @@ def test_numbers_are_computed_in_full_float32(
     assert len(seen) > 0
     assert seen == [["ieee"] * len(SETTINGS)] * len(seen)
     assert [setting.fp32_precision for setting in SETTINGS] == before != seen[0]
+
+
+@pytest.mark.parametrize("name", ["ais", "bdmc"])
+def test_too_many_latent_dimensions_are_refused_before_anything_is_made(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = copied(run, tmp_path / name)
+    before = sorted(place.rglob("*"))
+    monkeypatch.setattr(sys.modules["vaelab.evidence.ais"], "MAX_DIMENSIONS", 2)
+    monkeypatch.setattr(module, "build_trainer", None)
+    with pytest.raises(SettingError, match=f"estimator={name}: is for models with at most 2 .* has 3"):
+        measured(place, compose, *ESTIMATORS[name])
+    assert sorted(place.rglob("*")) == before

@@ -118,13 +118,16 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     if isinstance(estimator, Diagnostic):
         rule = f"looks at a finished run: vae-evaluate run=DIR estimator={estimator.name}"
         raise SettingError("estimator", estimator.name, rule)
+    if name != NLL:
+        estimator = estimator.without_evidence()
+    estimator.check(model)
     module = VAEModule(
         model,
         build_objective(config, model, plan.steps_per_epoch),
         lambda parameters: build(_settled(optimizer, parameters), "optimizer", params=parameters),
         noise,
         step_settings=step_settings,
-        estimator=estimator if name == NLL else estimator.without_evidence(),
+        estimator=estimator,
         config=config,
         log_every_n_steps=trainer["log_every_n_steps"],
         val_check_interval=trainer["val_check_interval"],
