@@ -89,6 +89,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     protocol = data.protocol
     shape = DataShape(data.image_shape, protocol.num_levels, protocol.pixel_range, data.num_classes)
     model = build_model(config, shape)
+    data.move_to(data.device, next(model.parameters()).dtype)
     inherited = None if parent is None else take_weights(model, config, parent)
     if inherited is None or "prior" in inherited["new"]:
         _initialise_prior(model, data, noise)
