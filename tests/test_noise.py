@@ -163,7 +163,9 @@ def test_threads_draw_what_one_draws() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_shorter_call_is_the_start_of_a_longer_one_and_another_repetition_is_not(dtype: torch.dtype) -> None:
+def test_a_shorter_call_is_the_start_of_a_longer_one_and_another_repetition_is_not(
+    dtype: torch.dtype,
+) -> None:
     index = torch.arange(3)
 
     def normal(num_samples: int, repetition: int = 0) -> torch.Tensor:

@@ -30,7 +30,11 @@ SMALL = ("data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8
 def finished(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> Result:
     with monkeypatch.context() as patch:
         patch.setattr("vaelab.experiments.train.draw_pictures", lambda *args: [])
-        return train(compose(*SMALL, "prior=vamp", "prior.num_components=5", "prior.init=data", "decoder.output_bias=data"))
+        return train(
+            compose(
+                *SMALL, "prior=vamp", "prior.num_components=5", "prior.init=data", "decoder.output_bias=data"
+            )
+        )
 
 
 def trained(run: Result) -> Weights:
@@ -69,9 +73,10 @@ def test_evaluation_and_samples(finished: Result, compose: Compose, monkeypatch:
         # with one epoch both are the same weights
         assert all(torch.equal(weight, expected) for weight in seen)
         assert {card.num_images for card in cards} == {360}
-    with np.load(finished.directory / "per_image.npz") as before, np.load(
-        next((finished.directory / "evaluations").glob("*/per_image.npz"))
-    ) as after:
+    with (
+        np.load(finished.directory / "per_image.npz") as before,
+        np.load(next((finished.directory / "evaluations").glob("*/per_image.npz"))) as after,
+    ):
         np.testing.assert_allclose(after["elbo"], before["elbo"], rtol=1e-12)
     with monkeypatch.context() as patch:
         patch.setattr("vaelab.experiments.evaluate.draw_pictures", lambda *args: [])
@@ -84,7 +89,11 @@ def test_a_run_that_starts_from_it(
     from vaelab.experiments.assembly import assemble
     from vaelab.experiments.parent import Parent
 
-    config = {**compose(*SMALL, "prior=vamp", "prior.num_components=5", "prior.init=data", "decoder.output_bias=data")}
+    config = {
+        **compose(
+            *SMALL, "prior=vamp", "prior.num_components=5", "prior.init=data", "decoder.output_bias=data"
+        )
+    }
     parts = assemble(config, Parent.open(str(finished.directory)))
     assert_equal(parts.module.model.state_dict(), trained(finished))
 
@@ -93,7 +102,13 @@ def test_weights_from_elsewhere(
     finished: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [f"config={finished.directory}/config.yaml", f"weights={finished.directory}/model.safetensors"]
-    asked = [*files, f"paths.log_dir={tmp_path}/elsewhere", "num_images=20", "trainer.accelerator=cpu", "estimator=elbo"]
+    asked = [
+        *files,
+        f"paths.log_dir={tmp_path}/elsewhere",
+        "num_images=20",
+        "trainer.accelerator=cpu",
+        "estimator=elbo",
+    ]
     assert entry.run("evaluate", command.task, argv=asked) == 0, capsys.readouterr().err
     (run,) = find_runs(tmp_path / "elsewhere")
     assert_equal(vaelab.load(run.path).state_dict(), trained(finished))

@@ -68,7 +68,7 @@ class Estimator(ABC):
     images_at_once: int
     progress: Progress | None = None
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Any) -> None:  # noqa: B027, most take any model
         """Refuse, by a SettingError, a model that the estimator is not for, before anything is computed."""
 
     @abstractmethod
