@@ -97,7 +97,7 @@ def test_the_commands_beside_vae_train_compose(compose: Compose) -> None:
     evaluate = compose("run=somewhere", config_name="evaluate")
     assert evaluate.keys() == {
         *("run", "config", "weights", "key_map"),
-        *("checkpoint", "split", "num_images", "seed", "binarize"),
+        *("checkpoint", "split", "num_images", "seed", "force", "binarize"),
         "estimator",
         "trainer",
         "paths",
