@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,26 @@ def test_nothing_is_written_before_the_whole_evaluation_is_valid(
     base = ["config=mine.yaml", "weights=w.pt", "key_map=names.yaml"]
     here = [] if "accelerator" in wrong else ["trainer.accelerator=cpu"]
     assert refused_here(*base, *here, *wrong.split()).startswith(message)
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_directory(files: Path) -> None:
+    asked = [
+        "config=mine.yaml",
+        "weights=w.pt",
+        "key_map=names.yaml",
+        "estimator.num_samples=20",
+        "num_images=20",
+    ]
+    devices = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+    code = "import sys; from vaelab.commands import evaluate; sys.exit(evaluate.main())"
+    (files / "command.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "command.py", *asked, *devices], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = find_runs(files / "logs")
+    assert {card.num_images for card in read_cards(run.evaluation_file)} == {20}
 
 
 @pytest.fixture

@@ -64,11 +64,10 @@ CHECKPOINTS = ("selected", "best", "last")
 SPLITS = ("test", "val")
 CARDS, MISSING = "cards.json", "missing.json"
 THERE = "measured already; force=true measures anew"
-NUMBERS = 1  # raise it when any estimator or diagnostic says other numbers of the same weights: what was measured before is then measured again
-ROUNDING = (
-    "max_rows",
-    "images_at_once",
-)  # settings of estimators that say what is computed at once, and move numbers by rounding only
+#: raise it when any estimator or diagnostic says other numbers of the same weights: what was measured before is then measured again
+NUMBERS = 1
+#: settings of estimators that say what is computed at once, and move numbers by rounding only
+ROUNDING = ("max_rows", "images_at_once")
 NOT_MEASURED = {"_target_": "vaelab.evidence.BoundEstimator"}  # where only pictures are asked for
 
 
