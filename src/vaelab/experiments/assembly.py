@@ -91,6 +91,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     protocol = data.protocol
     shape = DataShape(data.image_shape, protocol.num_levels, protocol.pixel_range, data.num_classes)
     model = build_model(config, shape)
+    data.move_to(data.device, next(model.parameters()).dtype)
     inherited = None if parent is None else take_weights(model, config, parent)
     if inherited is None or "prior" in inherited["new"]:
         _initialise_prior(model, data, noise)
@@ -120,13 +121,16 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     if isinstance(estimator, Diagnostic):
         rule = f"looks at a finished run: vae-evaluate run=DIR estimator={estimator.name}"
         raise SettingError("estimator", estimator.name, rule)
+    if name != NLL:
+        estimator = estimator.without_evidence()
+    estimator.check(model)
     module = VAEModule(
         model,
         build_objective(config, model, plan.steps_per_epoch),
         lambda parameters: build(_settled(optimizer, parameters), "optimizer", params=parameters),
         noise,
         step_settings=step_settings,
-        estimator=estimator if name == NLL else estimator.without_evidence(),
+        estimator=estimator,
         config=Secrets.of(os.environ, config).redact(config),  # it goes into every checkpoint
         log_every_n_steps=trainer["log_every_n_steps"],
         val_check_interval=trainer["val_check_interval"],

@@ -405,7 +405,7 @@ def make_cards(
     if lost:
         advice = "the run diverged; lower optimizer.lr, or bound the gradient with optimizer.clip_norm"
         raise FloatingPointError(f"the bound of {lost} of {len(bounds)} images is not finite: {advice}")
-    return cards(
+    made = cards(
         values,
         parts.module.estimator,
         split=parts.data.tested.split,
@@ -416,6 +416,7 @@ def make_cards(
         closed_form=parts.module.objective.traits.closed_form_kl,
         warning=warning,
     )
+    return [replace(card, seed=parts.module.noise.seed) for card in made]
 
 
 def _finish(
