@@ -48,7 +48,7 @@ def _only_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_extractor_is_trained_in_full_float32(
     digits: ImageData, short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, seen = LeNet.forward, set[str]()
+    forward, seen = LeNet.forward, set[Any]()
 
     def noted(self: LeNet, x: Tensor) -> Tensor:
         seen.update(setting.fp32_precision for setting in SETTINGS)
