@@ -21,6 +21,7 @@ from vaelab.experiments.assembly import assemble, build_trainer
 from vaelab.experiments.check import KNOWN, VALIDATION, check
 from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.train import train
+from vaelab.runs import Secrets
 from vaelab.runs.metrics import read
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -228,6 +229,9 @@ def test_no_key_of_train_yaml_is_unread(compose: Compose, monkeypatch: pytest.Mo
     seen: set[str] = set()
     # what takes the configuration as a whole does not count, and a checkpoint holds nothing but primitives
     monkeypatch.setattr("vaelab.experiments.train.write_yaml", lambda *args: None)
+    monkeypatch.setattr("vaelab.runs.manifest.config_hash", lambda *args: None)
+    monkeypatch.setattr(Secrets, "of", lambda *args: Secrets({}))
+    monkeypatch.setattr(Secrets, "redact", lambda self, value: value)
     monkeypatch.setattr("vaelab.training.VAEModule.on_save_checkpoint", lambda *args: None)
     train(Recorder(config, "", seen))
     settings = set(config) | {f"{group}.{key}" for group, known in KNOWN.items() if group for key in known}

@@ -180,3 +180,32 @@ def test_streamed_batches_are_those_of_images_on_the_device(
 def test_refused(settings: dict[str, Any], names: str) -> None:
     with pytest.raises(SettingError, match=names):
         make(**settings)
+
+
+def test_the_digest_of_a_split_says_which_images_are_in_it() -> None:
+    before = make().split_digests()
+    assert make(seed=5, batch_size=3, binarize="dynamic").split_digests() == before, "how they are visited"
+    fewer = make(val_size=9).split_digests()
+    assert {name for name in before if fewer[name] != before[name]} == {"train", "val"}
+    assert make(val_size=0).split_digests()["test"] == before["test"]
+    for change in ("pixel", "label", "order"):
+        data = images()
+        x, y = data.train.x, data.train.y
+        if change == "pixel":
+            x[3, 0, 2, 2] ^= 1
+        elif change == "label":
+            y[3] += 1
+        else:
+            x[:2], y[:2] = x[:2].flip(0), y[:2].flip(0)
+        digests = make(data=data).split_digests()
+        assert {name for name in before if digests[name] != before[name]} == {"train"}
+    assert make(binarize="fixed").split_digests() != make(binarize="fixed", noise_seed=1).split_digests()
+
+
+def test_of_many_images_every_nth_is_digested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datamodule, "DIGESTED", 20 * 30)
+    before = make().split_digests()
+    for image, counts in ((4, True), (5, False)):
+        data = images()
+        data.train.x[image] = 0
+        assert (make(data=data).split_digests()["train"] != before["train"]) is counts

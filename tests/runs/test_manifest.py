@@ -6,6 +6,7 @@ import pytest
 
 from vaelab.errors import SettingError
 from vaelab.runs import (
+    MetricsWriter,
     RunDirectory,
     Status,
     complete_manifest,
@@ -14,7 +15,7 @@ from vaelab.runs import (
     start_manifest,
     write_status,
 )
-from vaelab.runs.manifest import git_state
+from vaelab.runs.manifest import missing
 
 GIVEN = {
     "argv": ["vae-train"],
@@ -28,17 +29,12 @@ GIVEN = {
 }
 
 
-def git(folder, *arguments):
-    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
-
-
 def test_a_manifest_is_started_completed_and_free_of_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "planted-secret")
     run = RunDirectory.create(tmp_path)
     manifest = start_manifest(run, **GIVEN)
     assert read_manifest(run) == manifest
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == 2
     assert manifest["status"] == "running"
     assert manifest["data"]["actual"] == "digits"
     assert manifest["versions"]["torch"]
@@ -60,31 +56,67 @@ def test_what_is_no_primitive_or_not_the_callers_is_refused(tmp_path):
     assert not run.manifest_file.exists()
 
 
-def test_the_git_state_of_the_package_else_of_the_current_directory(tmp_path, monkeypatch):
-    package = tmp_path / "site" / "vaelab"
-    package.mkdir(parents=True)
-    project = tmp_path / "project"
-    project.mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    if git_state(package) is not None:
-        pytest.skip("the temporary folder lies in a repository")
-    git(project, "init")
-    monkeypatch.chdir(project)
-    assert git_state(package) == {"repository": "cwd", "commit": None, "dirty": False, "branch": "main"}
-    (project / "a").write_text("")
-    assert (git_state(package) or {})["dirty"] is True
-    git(project, "add", "a")
-    git(project, "commit", "-m", "a")
-    state = git_state(package) or {}
-    assert (len(state["commit"]), state["dirty"], state["branch"]) == (40, False, "main")
-    git(package, "init")
-    assert (git_state(package) or {})["repository"] == "package"
-    ignored = project / ".venv" / "vaelab"  # installed inside somebody's project: that repository is not ours
-    ignored.mkdir(parents=True)
-    (project / ".gitignore").write_text(".venv\n")
-    assert (git_state(ignored) or {})["repository"] == "cwd"
-    assert git_state(package, timeout=1e-9) is None
+def test_a_secret_is_in_no_part_of_a_manifest(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "planted-secret")
+    run = RunDirectory.create(tmp_path)
+    start_manifest(
+        run,
+        **{**GIVEN, "argv": ["vae-train", "tags=[planted-secret]", "logger.api_key=typed-secret,typed-too"]},
+        config={"logger": {"api_key": "typed-secret"}},
+        note={"planted-secret": ["x typed-secret"]},
+    )
+    complete_manifest(run, Status.COMPLETED, tracker={"url": "https://planted-secret@host"})
+    text = run.manifest_file.read_text()
+    assert not any(secret in text for secret in ("planted-secret", "typed-secret", "typed-too"))
+    assert read_manifest(run)["secrets"] == ["HF_TOKEN", "logger.api_key"]
+    assert read_manifest(run)["argv"][1] == "tags=[<secret HF_TOKEN>]"
+
+
+def test_the_end_adds_the_fingerprint_and_what_an_interrupted_run_left(tmp_path):
+    run = RunDirectory.create(tmp_path)
+    start_manifest(run, **GIVEN)
+    with MetricsWriter(run.fingerprint_file) as writer:
+        for step, loss in ((1, 5.5), (2, float("nan")), (100, 3.25)):
+            writer.append(step, {"loss": loss})
+    run.last_checkpoint.write_text("tensors")
+    (run.checkpoints / "last.ckpt.sha256").write_text("abc  last.ckpt\n")
+    (run.checkpoints / "best.ckpt.sha256").write_text("def  best.ckpt\n")  # its checkpoint is not there
+    complete_manifest(run, Status.RUNNING)
+    assert "fingerprint" not in read_manifest(run)
+    complete_manifest(run, Status.INTERRUPTED)
+    done = read_manifest(run)
+    assert done["fingerprint"] == {"step": [1, 2, 100], "loss": [5.5, "nan", 3.25]}
+    assert done["checkpoints"] == {"last.ckpt": "abc"}
+
+
+def test_an_earlier_schema_is_read_and_a_later_one_refused_by_name(tmp_path):
+    run = RunDirectory.create(tmp_path)
+    earlier = {
+        "schema": 1,
+        "seed": 3,
+        "created": "2026-11-22T13:19:09.000+00:00",
+        "data": {"actual": "mnist"},
+    }
+    run.manifest_file.write_text(json.dumps(earlier))
+    assert read_manifest(run) == earlier
+    complete_manifest(run, Status.COMPLETED)
+    assert read_manifest(run)["schema"] == 1
+    run.manifest_file.write_text(json.dumps({**earlier, "schema": 3}))
+    with pytest.raises(SettingError, match="is a manifest of schema 3; this version reads 1 and 2"):
+        read_manifest(run)
+
+
+def test_what_a_person_should_know_is_said(tmp_path):
+    run = RunDirectory.create(tmp_path)
+    code = {"git": None, "code": {"left_out": [{"path": "big.py", "reason": "is larger than 1 MB"}], "num_left_out": 3}}  # fmt: skip
+    manifest = start_manifest(
+        run, **{**GIVEN, "argv": ["password=123456"]}, code=code, config={"password": 123456}
+    )
+    assert missing(manifest) == [
+        "left out of the record, as a secret: password",
+        "not in code/: big.py (is larger than 1 MB) and 2 more; manifest.json says which",
+    ]
+    assert missing(start_manifest(RunDirectory.create(tmp_path), **GIVEN)) == []
 
 
 def test_a_status_keeps_its_start_and_one_line_of_the_error(tmp_path):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from vaelab.runs import RunDirectory
 from vaelab.training import loggers
 from vaelab.training.loggers import (
     TRACKER_SECONDS,
@@ -27,6 +28,7 @@ from vaelab.training.loggers import (
     close_wandb,
     log_picture,
     open_wandb,
+    record_files,
     upload_line,
     wandb_mode,
 )
@@ -44,6 +46,7 @@ class FakeRun:
         self.rows: list[dict[str, Any]] = []
         self.metrics: list[tuple[str, str | None]] = []
         self.exit_codes: list[int] = []
+        self.saved: list[tuple[str, str, str]] = []
         self.trouble: Any = lambda: None
 
     def define_metric(self, name: str, step_metric: str | None = None) -> None:
@@ -52,6 +55,10 @@ class FakeRun:
     def log(self, row: dict[str, Any]) -> None:
         self.trouble()
         self.rows.append(row)
+
+    def save(self, path: str, base_path: str, policy: str) -> None:
+        self.trouble()
+        self.saved.append((Path(path).relative_to(base_path).as_posix(), Path(path).read_text(), policy))
 
     def finish(self, exit_code: int) -> None:
         self.exit_codes.append(exit_code)
@@ -142,6 +149,78 @@ def test_how_lightning_ends_is_not_how_the_run_ends(wandb: FakeWandb, tmp_path: 
     close_wandb(tracker, 0)
     assert wandb.runs[0].exit_codes == [1]
     assert wandb.runs[0].rows
+
+
+def test_the_record_is_copied_at_the_start_and_again_as_it_is_in_the_end(
+    wandb: FakeWandb, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path)
+    run.code.mkdir()
+    for path in (run.manifest_file, run.config_file, run.code / "changes.patch"):
+        path.write_text("at the start")
+    tracker = opened(tmp_path)
+    assert tracker is not None
+    tracker.keep(record_files(run))
+    tracker.log_metrics({"a": 1.0}, 1)
+    _wait_for(lambda: len(wandb.runs[0].rows) == 1)
+    run.manifest_file.write_text("in the end")
+    close_wandb(tracker, 0, lambda: record_files(run))
+    names = ["vaelab_manifest.json", "vaelab_config.yaml", "code/changes.patch"]
+    assert wandb.runs[0].saved[:3] == [(name, "at the start", "now") for name in names]
+    assert wandb.runs[0].saved[3:] == [(names[0], "in the end", "now"), *wandb.runs[0].saved[1:3]]
+    assert wandb.runs[0].exit_codes == [0]
+
+
+def test_a_record_that_cannot_be_copied_ends_no_run(
+    wandb: FakeWandb, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said, and how the run ended reaches the tracker all the same."""
+    tracker = opened(tmp_path)
+    assert tracker is not None
+    assert close_wandb(tracker, 1, lambda: {"vaelab_manifest.json": tmp_path / "missing"}) is not None
+    assert wandb.runs[0].exit_codes == [1]
+    assert "W&B is left out from here on (FileNotFoundError" in capsys.readouterr().err
+
+
+def test_copying_that_hangs_holds_up_neither_the_training_nor_the_end(
+    wandb: FakeWandb, tmp_path: Path, never: threading.Event
+) -> None:
+    run = RunDirectory(tmp_path)
+    run.manifest_file.write_text("{}")
+    run.config_file.write_text("{}")
+    tracker = opened(tmp_path)
+    assert tracker is not None
+    wandb.runs[0].trouble = never.wait
+    started = time.monotonic()
+    tracker.keep(record_files(run))
+    assert time.monotonic() - started < 1
+    close_wandb(tracker, 0, lambda: record_files(run))
+    assert time.monotonic() - started < SOON
+
+
+def test_what_wandb_is_told_holds_no_secret(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it look for itself: its patch of the working tree, and the command line where that holds one."""
+    monkeypatch.setenv("PLANTED_PASSWORD", "planted-secret")
+    monkeypatch.setattr(sys, "argv", ["vae-train", "seed=1"])
+    for argv, is_without in ((["vae-train", "seed=1"], False), (["vae-train", "tags=[planted-secret]"], True)):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", argv)
+        tracker = opened(tmp_path, tags=["planted-secret"], config={"note": "a planted-secret", "token": "typed-secret"})  # fmt: skip
+        assert tracker is not None
+        close_wandb(tracker, 0)
+        arguments = wandb.inits[-1]
+        assert "planted-secret" not in str(arguments)
+        assert "typed-secret" not in str(arguments)
+        assert arguments["settings"]["disable_git"] is arguments["settings"]["disable_code"] is True
+        assert arguments["settings"]["x_disable_meta"] is is_without
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
 
 
 def test_two_runs_of_one_process_are_two(wandb: FakeWandb, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from vaelab.data.own import OWN, settled
 from vaelab.experiments.check import check
 from vaelab.experiments.parent import Parent, inherited
 from vaelab.experiments.request import Request
+from vaelab.runs import Secrets
 
 
 def main() -> int:
@@ -112,5 +114,5 @@ def _sweep_name(name: str) -> str:
 
 def _job_name(typed: Typed) -> str:
     """``003_latent_dim=2,seed=1``, cut to what a file name may be."""
-    words = ",".join(typed.overrides)
+    words = ",".join(Secrets.of(os.environ).words(typed.overrides))
     return f"{typed.job:03d}_{re.sub(r'[^A-Za-z0-9=.,_+-]', '-', words)}"[:120]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from vaelab.data.protocol import protocol
 from vaelab.errors import SettingError, integer
 
 SplitName = Literal["train", "val", "test"]
+
+DIGESTED = 100_000_000  # bytes of a split's pixels, for which SHA-256 takes about 0.1 s; MNIST has 47 million
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,13 @@ class ImageDataModule(L.LightningDataModule):
     def size(self, split: SplitName) -> int:
         return len(self._splits[split].x)
 
+    def split_digests(self) -> dict[str, str]:
+        """Which image is in which split: SHA-256 over pixels and labels of each, in order, as they are trained on.
+
+        Of a split of more than :data:`DIGESTED` bytes every n-th image counts; that every byte is the same, the digests of the source say.
+        """
+        return {name: _digest(split) for name, split in self._splits.items()}
+
     @property
     def identity(self) -> str:
         """What the data are called on a number's card; see :class:`vaelab.data.datasets.ImageData`."""
@@ -293,6 +305,15 @@ def _cut(images: ImageData, val_size: int | None) -> tuple[Split, Split]:
         )
     cut = len(x) - val_size
     return Split(x[:cut], y[:cut]), Split(x[cut:], y[cut:])
+
+
+def _digest(split: Split) -> str:
+    step = max(1, math.ceil(split.x.numel() / DIGESTED))
+    x, y = split.x[::step].cpu().contiguous(), split.y.cpu().contiguous()
+    found = hashlib.sha256(json.dumps([list(split.x.shape), step]).encode())
+    for tensor in (x, y):
+        found.update(tensor.numpy().data)
+    return found.hexdigest()
 
 
 def _fits(splits: Mapping[str, Split], device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.initial import take_weights, train_only
 from vaelab.experiments.parent import Parent
 from vaelab.noise import Noise
+from vaelab.runs import Secrets
 from vaelab.training import AtomicCheckpointIO, StepSettings, Trainer, VAEModule
 from vaelab.training.module import code_means
 from vaelab.training.rates import learning_rate
@@ -125,7 +127,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
         noise,
         step_settings=step_settings,
         estimator=estimator if name == NLL else estimator.without_evidence(),
-        config=config,
+        config=Secrets.of(os.environ, config).redact(config),  # it goes into every checkpoint
         log_every_n_steps=trainer["log_every_n_steps"],
         val_check_interval=trainer["val_check_interval"],
     )

@@ -66,6 +66,7 @@ def import_weights(
         device={"kind": "cpu"},
         threads=torch.get_num_threads(),
         precision=str(config["trainer"]["precision"]),
+        config=parts.config,
         data=data_record(parts.data),
         imported={
             "weights": str(weights),

@@ -36,8 +36,12 @@ class Ending:
 
 
 @contextmanager
-def recorded(run: RunDirectory) -> Iterator[Ending]:
+def recorded(run: RunDirectory, redact: Callable[[str], str] = str) -> Iterator[Ending]:
     """``status.json`` says running, then completed, failed or interrupted; the actions of the :class:`Ending` are done in each case.
+
+    Args:
+        run: its directory.
+        redact: takes out of the error's text what must not be written.
 
     Raises:
         RunFailed: in place of whatever ended the run; the traceback is in ``console.log``.
@@ -50,7 +54,7 @@ def recorded(run: RunDirectory) -> Iterator[Ending]:
         except BaseException as error:
             with _no_second_ctrl_c():
                 found = interruption(error, ending.stop)
-                status, text = (1, _one_line(error)) if found is None else found
+                status, text = (1, _one_line(error, redact)) if found is None else found
                 _end(run, ending, Status.FAILED if found is None else Status.INTERRUPTED, status, text)
             if found is None:
                 raise RunFailed(f"the run failed: {text}; the traceback is in {run.console_file}") from error
@@ -78,8 +82,8 @@ def _end(run: RunDirectory, ending: Ending, status: Status, exit_status: int, er
         action(exit_status)
 
 
-def _one_line(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _one_line(error: BaseException, redact: Callable[[str], str]) -> str:
+    text = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
     return text if len(text) <= 300 else text[:297] + "..."
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from vaelab.data.datamodule import ImageDataModule
 from vaelab.errors import RunFailed
 from vaelab.experiments.assembly import Parts, assemble, build_trainer, check_takes
 from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
+from vaelab.experiments.environment import torch_record
 from vaelab.experiments.parent import Parent
 from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
 from vaelab.experiments.request import Request
@@ -31,6 +32,8 @@ from vaelab.runs import (
     Card,
     ConsoleLog,
     RunDirectory,
+    Secrets,
+    code_record,
     complete_manifest,
     read_manifest,
     start_manifest,
@@ -40,6 +43,7 @@ from vaelab.runs import (
 )
 from vaelab.runs.cards import table
 from vaelab.runs.interruption import Interrupted, StopRequest
+from vaelab.runs.manifest import missing
 from vaelab.runs.metrics import read as read_metrics
 from vaelab.runs.status import Status
 from vaelab.training import (
@@ -55,7 +59,7 @@ from vaelab.training import (
     open_wandb,
 )
 from vaelab.training.checkpoints import Found, file_digest, newest, read_checkpoint
-from vaelab.training.loggers import WandbTracker, log_picture
+from vaelab.training.loggers import WandbTracker, log_picture, record_files
 from vaelab.training.pictures import Artist
 
 #: strategies whose ranks are copies of this process; a tracker's connection does not survive the copying
@@ -109,14 +113,14 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
     )
 
     def begin() -> None:
-        _write_record(parts, trainer, run, request, parent)
+        _write_record(parts, trainer, run, request, parent, Secrets.of(os.environ, config))
         if request.fallback_reason is not None:
             Console().print(banner(request.fallback_reason))
         _say_what_runs(parts, trainer, run)
         if parent is not None:
             Console().print(descent(parts, parent))
 
-    return carry_out(parts, trainer, run, begin, secrets.token_hex(8))
+    return carry_out(parts, trainer, run, begin, token_hex(8))
 
 
 def prepare_process() -> None:
@@ -170,11 +174,12 @@ def carry_out(
     os.environ[RUN_DIRECTORY] = str(run.path.resolve())
     if found is not None:
         os.environ[CHECKPOINT] = str(run.path.resolve() / found.path.relative_to(run.path))
+    secrets = Secrets.of(os.environ, config)
     with ExitStack() as stack:
         for name in (RUN_DIRECTORY, CHECKPOINT):
             stack.callback(os.environ.pop, name, None)
-        console = stack.enter_context(ConsoleLog(run.console_file))
-        ending = stack.enter_context(recorded(run))
+        console = stack.enter_context(ConsoleLog(run.console_file, secrets.redact))
+        ending = stack.enter_context(recorded(run, secrets.redact))
         begin()
         if config["trainer"]["enable_progress_bar"]:
             trainer.callbacks.insert(0, RunProgress(console.screen))  # pyright: ignore[reportAttributeAccessIssue]
@@ -250,23 +255,32 @@ def load_weights(module: VAEModule, checkpoint: Path) -> None:
 
 
 def _write_record(
-    parts: Parts, trainer: Trainer, run: RunDirectory, request: Request, parent: Parent | None
+    parts: Parts,
+    trainer: Trainer,
+    run: RunDirectory,
+    request: Request,
+    parent: Parent | None,
+    secrets: Secrets,
 ) -> None:
     config, data = parts.config, parts.data
-    write_yaml(run.config_file, config)
-    write_yaml(run.overrides_file, list(request.overrides))
-    start_manifest(
+    write_yaml(run.config_file, secrets.redact(config))
+    write_yaml(run.overrides_file, secrets.words(request.overrides))
+    manifest = start_manifest(
         run,
         argv=request.argv,
         overrides=request.overrides,
         experiment=request.experiment,
         seed=config["seed"],
-        device=_device(trainer),
-        threads=torch.get_num_threads(),
         precision=str(trainer.precision),
         parent=None if parent is None else _parent_record(parent, parts),
         data=data_record(data, request.requested_data, request.fallback_reason),
+        config=config,
+        code=code_record(run, secrets),
+        secrets=secrets,
+        **torch_record(trainer),
     )
+    for line in missing(manifest):
+        print(line)
 
 
 def data_record(
@@ -279,6 +293,7 @@ def data_record(
         "actual": data.dataset,
         "fallback_reason": fallback_reason,
         "digests": dict(data.images.digests),
+        "splits": data.split_digests(),
         "notes": list(data.images.notes),
         "image_shape": list(data.image_shape),
         "num_levels": data.images.num_levels,
@@ -297,17 +312,6 @@ def _parent_record(parent: Parent, parts: Parts) -> dict[str, Any]:
         "directory": str(parent.run.path),
         "weights": file_digest(parent.run.weights_file),
         "parts": parts.inherited,
-    }
-
-
-def _device(trainer: Trainer) -> dict[str, Any]:
-    root = trainer.strategy.root_device
-    return {
-        "kind": root.type,
-        "name": torch.cuda.get_device_name(root) if root.type == "cuda" else None,
-        "number": trainer.num_devices,
-        "nodes": trainer.num_nodes,
-        "strategy": type(trainer.strategy).__name__,
     }
 
 
@@ -341,25 +345,26 @@ def _loggers(parts: Parts, run: RunDirectory, ending: Ending, tracker_id: str) -
         )
         if logger is None:
             return []
-        ending.actions.append(lambda exit_status: _close(logger, exit_status))
+        ending.actions.append(lambda exit_status: _close(logger, exit_status, run))
         if not logger.offline:
             print(f"W&B: {logger.run.url}")
         _note_tracker(run, {"kind": "wandb", "id": logger.version, "project": node["project"]})
+        logger.keep(record_files(run))
         return [logger]
     # A folder of its own in the run directory, named after the logger.
     logger = build({k: v for k, v in node.items() if k != "name"}, "logger", save_dir=run.path, name=kind)
-    ending.actions.append(lambda exit_status: _close(logger, exit_status))
+    ending.actions.append(lambda exit_status: _close(logger, exit_status, run))
     return [logger]
 
 
-def _close(logger: Any, exit_status: int) -> None:
+def _close(logger: Any, exit_status: int, run: RunDirectory) -> None:
     if not isinstance(logger, WandbTracker):
         try:
             logger.finalize("success" if exit_status == 0 else "failed")
         except Exception as error:  # the run has its record already
             print(f"{type(logger).__name__} did not close: {error}")
         return
-    upload = close_wandb(logger, exit_status)
+    upload = close_wandb(logger, exit_status, lambda: record_files(run))
     if upload is not None:
         print(f"W&B kept the run on disk; to upload it:  {upload}")
 

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -36,16 +37,17 @@ class ConsoleLog:
     writes is not. A line that is drawn again (carriage return, cursor up) stands in the file once, as last
     drawn. An exception that leaves the context leaves its traceback in the file (not on the screen: the
     command prints one line). The file is appended to, so a resumed run continues it. A file that cannot be
-    written to (a full disk) never stops the run. ``screen`` is the stream that bypasses the file, for a live
+    written to (a full disk) never stops the run. What ``redact`` takes out of a line (secrets) is not in it. ``screen`` is the stream that bypasses the file, for a live
     progress bar.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, redact: Callable[[str], str] = str) -> None:
         self.path = Path(path)
+        self._redact = redact
         self.screen: TextIO = sys.stdout
 
     def __enter__(self) -> ConsoleLog:
-        self._log = _Log(self.path)
+        self._log = _Log(self.path, self._redact)
         self.screen = sys.stdout
         self._before = (sys.stdout, sys.stderr)
         out, err = _Tee(sys.stdout, self._log), _Tee(sys.stderr, self._log)
@@ -136,7 +138,8 @@ class _Log:
 
     MEMORY = 200  # lines; no bar is higher
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, redact: Callable[[str], str]) -> None:
+        self._redact = redact
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self._starts: list[int] = []
         self._end = os.lseek(self._file, 0, os.SEEK_END)
@@ -157,7 +160,7 @@ class _Log:
         if end != self._end:  # another process wrote too (a forked rank): its lines are not ours to take back
             self._starts.clear()
         self._starts = [*self._starts[-self.MEMORY :], end]
-        self._end = end + os.write(self._file, f"{text.rstrip()}\n".encode(errors="replace"))
+        self._end = end + os.write(self._file, f"{self._redact(text.rstrip())}\n".encode(errors="replace"))
 
     def take_back(self, lines: int) -> None:
         with contextlib.suppress(OSError):

@@ -88,6 +88,11 @@ class RunDirectory:
         return self.checkpoints / "best.ckpt"
 
     @property
+    def code(self) -> Path:
+        """What the working tree had beyond its commit."""
+        return self.path / "code"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 

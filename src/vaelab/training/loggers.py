@@ -21,7 +21,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from vaelab.runs import MetricsWriter
+from vaelab.runs import MetricsWriter, RunDirectory, Secrets, write_atomically
 
 TRACKER_SECONDS = 4.5  # a tracker may take 5 s to open and 5 s to close; ending one that hangs takes the rest
 ONLINE_SECONDS = 3.0  # of which its server may take so long to answer; the rest is for opening it offline
@@ -167,8 +167,15 @@ class WandbTracker(Logger):
     def finalize(self, status: str) -> None:
         """Lightning calls this after every stage; how the run ends is known later, by :meth:`close`."""
 
-    def close(self, exit_status: int, seconds: float) -> str | None:
-        """Write what still waits, and end the run with its exit state. Returns why that did not work."""
+    @rank_zero_only
+    def keep(self, files: Mapping[str, Path]) -> None:
+        """Put copies of ``files`` under these names among the run's files, which are uploaded now or when an offline run is."""
+        self._submit(lambda: self._copy(files))
+
+    def close(
+        self, exit_status: int, seconds: float, files: Callable[[], Mapping[str, Path]] = dict
+    ) -> str | None:
+        """Write what still waits and the ``files`` as they are now, and end the run with its exit state. Returns why that did not work."""
         if self._closed:
             return None
         self._closed = True
@@ -177,6 +184,10 @@ class WandbTracker(Logger):
 
         def finish() -> None:
             nonlocal finished
+            try:
+                self._copy(files())
+            except Exception as error:  # how the run ended is said in any case
+                self._error = self._error or _one_line(error)
             self.run.finish(exit_code=exit_status)
             finished = True
 
@@ -192,6 +203,14 @@ class WandbTracker(Logger):
             _end_service(self._setup)
         self._say()
         return self._error
+
+    def _copy(self, files: Mapping[str, Path]) -> None:
+        folder = Path(self.run.dir)
+        for name, source in files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, source.read_bytes())  # run.save would make a link
+            self.run.save(str(target), base_path=str(folder), policy="now")
 
     def _submit(self, job: Callable[[], None]) -> None:
         if self._error is None and not self._closed:
@@ -253,11 +272,13 @@ def open_wandb(
     with contextlib.suppress(Exception):  # what wandb.init imports, for seconds that are the server's
         import_module("wandb.sdk.launch.inputs.internal")
     deadline = time.monotonic() + TRACKER_SECONDS
+    secrets = Secrets.of(os.environ, config)
+    named = secrets.redact({"name": name, "group": group, "tags": list(tags), "config": config})
 
     def start(mode: str) -> Any:
         wandb.setup(wandb.Settings(silent=True))  # the screen is the progress bar's
         run = wandb.init(
-            dir=run_dir, project=project, entity=entity, name=name, group=group, tags=list(tags), config=config, id=run_id,
+            dir=run_dir, project=project, entity=entity, **named, id=run_id,
             resume="allow" if mode == "online" else None, mode=mode,  # pyright: ignore[reportArgumentType]
             settings=wandb.Settings(
                 silent=True,
@@ -266,6 +287,9 @@ def open_wandb(
                 init_timeout=TRACKER_SECONDS,
                 reinit="create_new",  # several runs in one process
                 x_disable_stats=True,
+                disable_git=True,  # its patch may hold secrets; the manifest has the commit, code/ the patch
+                disable_code=True,
+                x_disable_meta=secrets.words(sys.argv) != sys.argv,  # it holds the command line
             ),
         )  # fmt: skip
         _forget_import_hooks()
@@ -290,14 +314,26 @@ def open_wandb(
     return tracker
 
 
-def close_wandb(logger: WandbTracker, exit_status: int) -> str | None:
-    """Close the run with its exit state, within :data:`TRACKER_SECONDS`.
+def close_wandb(
+    logger: WandbTracker, exit_status: int, files: Callable[[], Mapping[str, Path]] = dict
+) -> str | None:
+    """Close the run with its exit state, within :data:`TRACKER_SECONDS`; ``files`` are put among its own, see :meth:`WandbTracker.keep`.
 
     Returns:
         the line that uploads it later, for a run that is not on the server.
     """
-    error = logger.close(exit_status, TRACKER_SECONDS)
+    error = logger.close(exit_status, TRACKER_SECONDS, files)
     return upload_line(logger.folder) if logger.offline or error is not None else None
+
+
+def record_files(run: RunDirectory) -> dict[str, Path]:
+    """What made a run, by the names that it has among a tracker's files."""
+    code = sorted(run.code.iterdir()) if run.code.is_dir() else []
+    return {
+        "vaelab_manifest.json": run.manifest_file,
+        "vaelab_config.yaml": run.config_file,
+        **{f"code/{path.name}": path for path in code},
+    }
 
 
 def upload_line(folder: Path) -> str:

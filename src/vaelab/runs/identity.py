@@ -1,0 +1,102 @@
+"""Which settings make a run's numbers: the hash of a configuration without all others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+#: of the list below and of the way a configuration is written down: two hashes say something only under the same number
+SCHEMA = 1
+
+#: Settings that change no number, with the reason. Everything else counts, what is new too: a difference that is none costs a run, an equality that is none
+#: costs a result. What counts though one might think otherwise:
+#: ``seed`` (a run, not an experiment, is identified); ``trainer.precision``; ``trainer.deterministic`` (which algorithms); ``trainer.max_time``;
+#: ``trainer.log_every_n_steps`` (which numbers metrics.csv has); ``val_check_interval`` and ``limit_*_batches`` (what is selected and measured);
+#: ``score``; ``estimator``; ``callbacks`` that can stop a run; ``optimizer.samples_at_once`` (rounding, of which training makes more);
+#: ``data.path``, since another file may be other data.
+IGNORED = {
+    "paths": "where things lie",
+    "name": "what the run is called",
+    "tags": "what the run is called",
+    "logger": "where numbers are shown; metrics.csv has them in any case",
+    "checkpoints": "what is kept and how often it is saved, not what is trained or selected",
+    "hydra": "how the configuration was composed",
+    "trainer.enable_progress_bar": "what the screen shows",
+    # A batch is that of the whole step, and noise a function of (seed, step) for the whole batch, whatever the devices: another device, or two, do the same
+    # mathematics and round otherwise. Besides, accelerator=auto names none. The device that was used is in the manifest.
+    "trainer.accelerator": "where it is computed",
+    "trainer.devices": "where it is computed",
+    "trainer.num_nodes": "where it is computed",
+    "trainer.strategy": "how the work is shared out",
+    "engine.chunk_steps": "how many steps Lightning's loop hands over at once",
+    "data.eval_batch_size": "how many images are measured at once",
+    "data.fallback": "what is used where the data cannot be had; what was used is data.name",
+    "estimator.max_rows": "how many samples the decoder sees at once; memory may halve it in mid-run",
+}
+#: callbacks that only show
+SHOWING = ("vaelab.training.TrackerPictures",)
+
+
+def config_hash(config: Mapping[str, Any], parent_weights: str | None = None) -> dict[str, Any]:
+    """The identity of a run: ``{"schema": 1, "sha256": ...}``, over the canonical JSON of all settings that can change a number.
+
+    Two configurations with one hash give the same numbers, up to rounding where devices differ; two hashes may do so too.
+
+    >>> config = {"seed": 0, "latent_dim": 2, "optimizer": {"lr": 1e-3}, "name": "vae", "trainer": {"devices": 1}}
+    >>> one = config_hash(config)
+    >>> one == config_hash({**config, "name": "other", "trainer": {"devices": 2}})
+    True
+    >>> one == config_hash({**config, "seed": 1})
+    False
+
+    Args:
+        config: resolved, primitives only.
+        parent_weights: SHA-256 of the weights that the run starts from; it stands for ``init_from``, the directory that they are in.
+    """
+    counted = dict(config)
+    if parent_weights is not None:
+        counted["init_from"] = {"weights": parent_weights}
+    if isinstance(counted.get("callbacks"), Mapping):
+        counted["callbacks"] = {
+            name: node
+            for name, node in counted["callbacks"].items()
+            if node is not None and not (isinstance(node, Mapping) and node.get("_target_") in SHOWING)
+        }
+    counted = _without(counted, [key.split(".") for key in IGNORED])
+    return {"schema": SCHEMA, "sha256": hashlib.sha256(canonical(counted).encode()).hexdigest()}
+
+
+def canonical(value: Any) -> str:
+    """Equal values give one text: keys sorted, no spaces, a whole float as an integer (``lr=1`` is ``lr=1.0``).
+
+    >>> canonical({"b": 1.0, "a": [1e-3, None, True, "é"]})
+    '{"a":[0.001,null,true,"é"],"b":1}'
+    """
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return repr(value)
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _without(node: Mapping[str, Any], paths: list[list[str]]) -> dict[str, Any]:
+    kept = {}
+    for key, value in node.items():
+        below = [path[1:] for path in paths if path[0] == key]
+        if [] in below:
+            continue
+        kept[key] = _without(value, below) if below and isinstance(value, Mapping) else value
+    return kept
