@@ -79,9 +79,9 @@ def section(what: str, benchmark: ModuleType, times: dict[str, list[float]]) -> 
     )
 
 
-def put(path: Path, title: str, text: str) -> None:
+def put(path: Path, title: str, text: str, new: str = "# Benchmarks\n") -> None:
     """Replace the section of that title in a Markdown file, or add it."""
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
+    old = path.read_text(encoding="utf-8") if path.exists() else new
     there = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.M | re.S)
     found = there.search(old)
     new = old[: found.start()] + text + "\n" + old[found.end() :] if found else f"{old.rstrip()}\n\n{text}"

@@ -21,14 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from forks import begun, compared, config, directory_of, forked, resumed, waited
+
 TITLE = "Killed and resumed"
-#: three epochs of ten steps, with a validation each; everything that has a state: binarisation, importance weights, schedules, averages, accumulation
-SETTINGS = (
-    "data=digits", "data.batch_size=60", "data.binarize=dynamic", "latent_dim=2", "trainer=cpu", "encoder.hidden=[16]", "decoder.hidden=[16]", "logger=none",
-    "trainer.enable_progress_bar=false", "trainer.max_epochs=3", "trainer.log_every_n_steps=7", "estimator.num_samples=10", "estimator.repetitions=2",
-    "objective=iwae", "objective.num_samples=3", "optimizer.ema_decay=0.9", "optimizer.accumulate=2", "optimizer.schedule=cosine",
-    "schedule=linear", "schedule.warmup_epochs=2", "checkpoints.every_n_steps=4", "callbacks=early_stopping",
-)  # fmt: skip
 
 
 def torture(trials: int, seed: int) -> tuple[list[str], int]:
@@ -67,47 +62,6 @@ def torture(trials: int, seed: int) -> tuple[list[str], int]:
     return lines, len(failures)
 
 
-def config(logs: Path) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from vaelab.commands.entry import config_directory
-
-    with initialize_config_dir(str(config_directory("train")), version_base="1.3"):
-        cfg = compose("train", overrides=[*SETTINGS, f"paths.log_dir={logs}"])
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    return resolved
-
-
-def forked(task: Callable[[], None], log: Path) -> int:
-    """Start ``task`` in a process of its own, its output into ``log``. Returns the process."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 70
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        task()
-        status = 0
-    except BaseException as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        status = getattr(error, "exit_status", 2)
-    finally:
-        os._exit(status)
-
-
-def waited(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def directory_of(logs: Path) -> Path | None:
-    """The run directory, once its manifest is there."""
-    return next((path.parent for path in (logs / "vae").glob("*/manifest.json")), None)
-
-
 def undisturbed(logs: Path) -> tuple[Path, float, int]:
     """A whole run: its directory, the seconds from its manifest to its end, and the moments of its checkpoint writes."""
     settings = config(logs)
@@ -120,13 +74,11 @@ def undisturbed(logs: Path) -> tuple[Path, float, int]:
         (logs / "moments").write_text(str(moments()))
 
     pid = forked(task, logs / "log")
-    while directory_of(logs) is None:
-        time.sleep(0.001)
+    run = begun(logs, pid)
     began = time.monotonic()
     status = waited(pid)
     seconds = time.monotonic() - began
-    run = directory_of(logs)
-    assert status == 0 and run is not None, (logs / "log").read_text()
+    assert status == 0, (logs / "log").read_text()
     return run, seconds, int((logs / "moments").read_text())
 
 
@@ -142,8 +94,7 @@ def killed(logs: Path, *, moment: int | None = None, after: float | None = None)
 
     pid = forked(task, logs / "log")
     if after is not None:
-        while directory_of(logs) is None:
-            time.sleep(0.001)
+        begun(logs, pid)
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)
     status = waited(pid)
@@ -151,33 +102,6 @@ def killed(logs: Path, *, moment: int | None = None, after: float | None = None)
     assert run is not None, (logs / "log").read_text()
     assert moment is None or status == -signal.SIGKILL, f"was to be killed, and ended with {status}"
     return run
-
-
-def resumed(run: Path) -> str | None:
-    """Resume to the end. Returns what went wrong; a run that was complete already is refused, and that is right."""
-    from vaelab.runs import Status, read_status
-
-    if read_status(run / "status.json").status is Status.COMPLETED:
-        return None
-
-    def task() -> None:
-        from vaelab.experiments.resume import resume
-
-        resume(run)
-
-    status = waited(forked(task, run.parents[1] / "log"))
-    return None if status == 0 else f"vae-resume: {status}: {(run.parents[1] / 'log').read_text()[-500:]}"
-
-
-def compared(whole: Path, run: Path) -> str | None:
-    """What differs."""
-    from vaelab.runs import RunDirectory, Status, read_status
-    from vaelab.runs.equality import differences
-
-    if read_status(run / "status.json").status is not Status.COMPLETED:
-        return f"status {read_status(run / 'status.json').status}"
-    found = differences(RunDirectory(whole), RunDirectory(run))
-    return f"{len(found)} differences, first {found[0]}" if found else None
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import os
 import pkgutil
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -355,3 +357,34 @@ def test_the_command(
     assert f"vae-train init_from={undisturbed.path}" in capsys.readouterr().err
     assert main([str(stopped.path)]) == 0
     assert "trained to its end, step 30: on with the test" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "trainer", [("trainer=ddp_cpu",), ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")]
+)
+def test_two_real_processes_stop_together_and_go_on(tmp_path: Path, trainer: tuple[str, ...]) -> None:
+    """The first one alone is told."""
+    settings = ("data=digits", "latent_dim=2", "encoder.hidden=[16]", "decoder.hidden=[16]", "data.binarize=dynamic", "logger=none", "estimator=elbo",
+                "trainer.max_epochs=40", *trainer)  # fmt: skip
+
+    def command(name: str, *arguments: str) -> list[str]:  # a script: ddp runs it again for the second rank
+        return [str(Path(sys.executable).parent / f"vae-{name}"), *arguments]
+
+    whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
+    subprocess.run(command("train", *settings, f"paths.log_dir={whole}"), check=True, timeout=240)
+    with subprocess.Popen(
+        command("train", *settings, f"paths.log_dir={stopped}"), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 3/"):
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stdout.read()
+    assert process.returncode == 75
+    (a,), (b,) = ((logs / "vae").iterdir() for logs in (whole, stopped))
+    assert 3 <= read_checkpoint(b / "checkpoints" / "last.ckpt")["global_step"] // 10 < 40
+    subprocess.run(command("resume", str(b)), check=True, timeout=240)
+    found = differences(RunDirectory(a), RunDirectory(b))
+    assert not found, "\n".join(map(str, found))

@@ -359,14 +359,16 @@ class VAEModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._write_losses()
         trainer = self.trainer
-        of_ranks = self.all_gather(self._sums)
+        of_ranks = self._sums.new_zeros(trainer.world_size, len(self._sums))
+        of_ranks[self.global_rank] = self._sums
+        of_ranks = trainer.strategy.reduce(of_ranks, reduce_op="sum")
         assert isinstance(of_ranks, Tensor)
         ended = trainer.global_step >= self.plan.num_steps or (
             trainer.should_stop and trainer.fit_loop._can_stop_early
         )
         checkpoint["config"] = self.config
         checkpoint["progress"] = {
-            "sums": of_ranks.view(trainer.world_size, -1).cpu(),
+            "sums": of_ranks.cpu(),
             "images": self._images,
             "steps": self._steps,
             "skipped_steps": self.skipped_steps,
