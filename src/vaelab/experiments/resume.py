@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from vaelab.runs import (
     read_status,
     read_yaml,
 )
-from vaelab.runs.environment import platform_record, versions
+from vaelab.runs.environment import intra_op, platform_record, versions
 from vaelab.runs.git import git_state
 from vaelab.runs.status import utc_now
 from vaelab.training import Trainer
@@ -56,13 +57,12 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     config, manifest = read_yaml(run.config_file), read_manifest(run)
     if is_main_process():
         _refuse(run)
-    if data_dir is not None or not Path(config["paths"]["data_dir"]).is_dir():
-        config["paths"]["data_dir"] = data_dir or os.environ.get("DATA_DIR", config["paths"]["data_dir"])
-    threads = manifest["threads"]  # a number in the first schema
-    # sums of products depend on how many threads share them
-    torch.set_num_threads(threads if isinstance(threads, int) else threads["intra_op"])
+    find_data(config, data_dir)
+    if (threads := intra_op(manifest)) is not None:
+        # sums of products depend on how many threads share them
+        torch.set_num_threads(threads)
     found, wrong = newest(run.checkpoints)
-    parts = assemble(config, None if found is not None else _parent(config, manifest))
+    parts = assemble(config, None if found is not None else recorded_parent(config, manifest))
     _same_data(parts, manifest)
     trainer = build_trainer(parts)
     if not is_main_process():
@@ -95,8 +95,18 @@ def _refuse(run: RunDirectory) -> None:
         raise SettingError("run", run.path, "was given up by the search that it belongs to")
 
 
-def _parent(config: dict[str, Any], manifest: dict[str, Any]) -> Parent | None:
-    """The run whose weights this one began with, for one that has no checkpoint yet."""
+def find_data(config: dict[str, Any], data_dir: str | None) -> None:
+    """Put into ``config`` where the data lie: ``data_dir`` if it is given, else where they lay, else ``DATA_DIR`` of the environment."""
+    if data_dir is not None or not Path(config["paths"]["data_dir"]).is_dir():
+        config["paths"]["data_dir"] = data_dir or os.environ.get("DATA_DIR", config["paths"]["data_dir"])
+
+
+def recorded_parent(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> Parent | None:
+    """The run whose weights this one began with; None where it began with new ones.
+
+    Raises:
+        SettingError: it is not there, or its weights are others by now.
+    """
     if config["init_from"] is None:
         return None
     parent = Parent.open(config["init_from"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
         if parent is not None:
             Console().print(descent(parts, parent))
 
-    return carry_out(parts, trainer, run, begin, secrets.token_hex(8))
+    return carry_out(parts, trainer, run, begin, token_hex(8))
 
 
 def prepare_process() -> None:

@@ -91,23 +91,28 @@ def package_record() -> dict[str, Any]:
     """The package that is run: ``version``, ``editable``, ``record`` (SHA-256 of the wheel's RECORD, None of an editable install) and ``source`` (one
     over its Python files, whatever way they came here).
     """
-    folder = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
-        name = path.relative_to(folder).as_posix()
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    source = source_digest(Path(__file__).resolve().parents[1])
     try:
         distribution = importlib.metadata.distribution("vaelab")
     except importlib.metadata.PackageNotFoundError:  # run from its source, not installed
-        return {"version": None, "editable": False, "record": None, "source": digest.hexdigest()}
+        return {"version": None, "editable": False, "record": None, "source": source}
     editable = bool(json.loads(distribution.read_text("direct_url.json") or "{}").get("dir_info", {}).get("editable"))  # fmt: skip
     record = None if editable else distribution.read_text("RECORD")
     return {
         "version": distribution.version,
         "editable": editable,
         "record": None if record is None else hashlib.sha256(record.encode()).hexdigest(),
-        "source": digest.hexdigest(),
+        "source": source,
     }
+
+
+def source_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of the Python files of the package at ``folder``."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder).as_posix()
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 class _Writer:

@@ -48,6 +48,12 @@ def versions() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def intra_op(manifest: Mapping[str, Any]) -> int | None:
+    """Threads that share an operation: the sums depend on their number."""
+    threads = manifest["threads"]
+    return threads.get("intra_op") if isinstance(threads, Mapping) else threads
+
+
 def lock_record(repository: Path = REPOSITORY) -> dict[str, str] | None:
     """The lock of the source tree that the package is run from; None for an installed wheel, which has none."""
     try:

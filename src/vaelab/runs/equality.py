@@ -43,20 +43,21 @@ def differences(a: RunDirectory, b: RunDirectory) -> list[Difference]:
     """
     found: list[Difference] = []
     for what in ("fingerprint", "metrics"):
-        left, right = (_rows(getattr(run, f"{what}_file")) for run in (a, b))
+        left, right = (rows(getattr(run, f"{what}_file")) for run in (a, b))
         for step in sorted({*left, *right}):
-            found += _unequal(what, step, left.get(step, {}), right.get(step, {}))
+            found += unequal(what, step, left.get(step, {}), right.get(step, {}))
     left, right = (_values_of_cards(run) for run in (a, b))
-    found += _unequal("cards", None, left, right)
+    found += unequal("cards", None, left, right)
     digests = [_digest(run.weights_file) for run in (a, b)]
     if digests[0] != digests[1]:
         found.append(Difference("weights", a.weights_file.name, None, *digests))
     return found
 
 
-def _unequal(
+def unequal(
     what: str, step: int | None, a: Mapping[str, float | None], b: Mapping[str, float | None]
 ) -> list[Difference]:
+    """The numbers of one kind, ``what``, that are not the same bits in both; what one of them lacks differs."""
     return [
         Difference(what, name, step, a.get(name), b.get(name))
         for name in {**a, **b}
@@ -64,7 +65,8 @@ def _unequal(
     ]
 
 
-def _rows(path: Path) -> dict[int, dict[str, float]]:
+def rows(path: Path) -> dict[int, dict[str, float]]:
+    """Step -> metric -> value, without what is under ``time/``."""
     if not path.is_file():
         return {}
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vaelab.errors import SettingError
@@ -114,13 +115,16 @@ def complete_manifest(
 
 def read_manifest(run: RunDirectory) -> dict[str, Any]:
     """The manifest, of this schema or an earlier one. Raises SettingError("run") if it is missing, damaged or of a later schema."""
-    manifest = read_json(run.manifest_file)
+    return manifest_at(run.manifest_file)
+
+
+def manifest_at(path: Path) -> dict[str, Any]:
+    """The manifest in a file; see :func:`read_manifest`."""
+    manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("schema") not in READ:
         found = manifest.get("schema") if isinstance(manifest, dict) else None
         known = " and ".join(map(str, READ))
-        raise SettingError(
-            "run", run.manifest_file, f"is a manifest of schema {found}; this version reads {known}"
-        )
+        raise SettingError("run", path, f"is a manifest of schema {found}; this version reads {known}")
     return manifest
 
 
