@@ -28,7 +28,7 @@ from vaelab.data.own import settled
 from vaelab.errors import SettingError, number
 from vaelab.evidence import NLL, Estimator, label
 from vaelab.experiments.diagnostic import Diagnostic
-from vaelab.experiments.initial import take_weights, train_only
+from vaelab.experiments.initial import take_moments, take_weights, train_only, with_moments
 from vaelab.experiments.parent import Parent
 from vaelab.noise import Noise
 from vaelab.runs import Secrets
@@ -100,6 +100,9 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     if config["score"]["name"] == "val/active_units":
         _check_means(model, data)
     train_only(model, config.get("train_only"), new=() if inherited is None else inherited["new"])
+    moments: dict[int, dict[str, Any]] = {}
+    if config.get("init_from_optimizer") and inherited is not None and parent is not None:
+        moments = take_moments(config, parent, inherited)
     trainer, optimizer = config["trainer"], dict(config["optimizer"])
     step_settings = StepSettings(
         **{
@@ -127,7 +130,9 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     module = VAEModule(
         model,
         build_objective(config, model, plan.steps_per_epoch),
-        lambda parameters: build(_settled(optimizer, parameters), "optimizer", params=parameters),
+        lambda parameters: with_moments(
+            build(_settled(optimizer, parameters), "optimizer", params=parameters), moments
+        ),
         noise,
         step_settings=step_settings,
         estimator=estimator,

@@ -114,6 +114,9 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
 
     def begin(secrets: Secrets) -> None:
         _write_record(parts, trainer, run, request, parent, secrets)
+        if request.note is not None:
+            request.note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(request.note, str(run.path.resolve()))
         if request.fallback_reason is not None:
             Console().print(banner(request.fallback_reason))
         _say_what_runs(parts, trainer, run)
