@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vaelab import figures
@@ -25,20 +23,23 @@ from vaelab.data.datamodule import Tested
 from vaelab.data.protocol import BINARIZE
 from vaelab.errors import RunFailed, SettingError, choice, integer
 from vaelab.evidence import Estimator
-from vaelab.experiments.assembly import Parts, assemble, build_trainer
+from vaelab.experiments.assembly import OURS, Parts, assemble, build_trainer
 from vaelab.experiments.cards import card, fallback_warning, selected_by
+from vaelab.experiments.check import stored_config
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, on_device
 from vaelab.experiments.foreign import SELECTED_BY
 from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_process
 from vaelab.experiments.screen import quiet_lightning
 from vaelab.experiments.train import (
     PER_IMAGE,
+    check_data,
     draw_pictures,
     load_weights,
     make_cards,
     make_protocol,
     measure,
 )
+from vaelab.loading import give_weights, read_weights
 from vaelab.noise import Noise
 from vaelab.runs import (
     Card,
@@ -46,7 +47,6 @@ from vaelab.runs import (
     read_cards,
     read_json,
     read_manifest,
-    read_yaml,
     write_atomically,
     write_cards,
     write_json,
@@ -60,6 +60,10 @@ from vaelab.training.pictures import Artist
 CHECKPOINTS = ("selected", "best", "last")
 SPLITS = ("test", "val")
 CARDS, MISSING = "cards.json", "missing.json"
+#: settings of the run's Trainer that its evaluation takes over: what numbers depend on, and what the run's steps are counted by
+OF_THE_TRAINER = (
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic", "limit_test_batches", *OURS,
+)  # fmt: skip
 NOT_MEASURED = {"_target_": "vaelab.evidence.BoundEstimator"}  # where only pictures are asked for
 
 
@@ -255,26 +259,28 @@ def check_evaluation(options: dict[str, Any]) -> None:
 def _open(options: dict[str, Any], estimator: dict[str, Any]) -> Stored:
     quiet_lightning()
     run = RunDirectory.open(options["run"])
-    config = copy.deepcopy(read_yaml(run.config_file))
+    config = stored_config(run)
     manifest = read_manifest(run)
     config["paths"] = {**config["paths"], "data_dir": options["paths"]["data_dir"]}
-    config["callbacks"] = {}
+    config["callbacks"], config["logger"] = {}, {"name": "none"}
     changed = {key: value for key, value in options.get("trainer", {}).items() if value is not None}
-    config["trainer"] = {**config["trainer"], **changed}
+    of_the_run = {key: value for key, value in config["trainer"].items() if key in OF_THE_TRAINER}
+    config["trainer"] = {**of_the_run, **changed}
     config["estimator"] = estimator
     if options.get("binarize") is not None:
         config["data"]["binarize"] = options["binarize"]
     checkpoint, how = _checkpoint(run, config, options["checkpoint"])
     parts = assemble(config)
+    check_data(parts, manifest)
     if options["seed"] is not None:
         parts.module.noise = Noise(options["seed"])
     if checkpoint == run.weights_file:
-        parts.module.evaluated.load_state_dict(load_file(checkpoint))
+        give_weights(parts.module.evaluated, read_weights(run), checkpoint)
     else:
         load_weights(parts.module, checkpoint)
     parts.module.evaluated.eval()
     data = manifest["data"]
-    warning = fallback_warning(data["requested"], data["actual"]) if data["fallback_reason"] else None
+    warning = fallback_warning(data["requested"], data["actual"]) if data.get("fallback_reason") else None
     return Stored(run, parts, checkpoint, how, warning)
 
 

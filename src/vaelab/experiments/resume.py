@@ -13,10 +13,11 @@ from rich.console import Console
 
 from vaelab.errors import SettingError
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
+from vaelab.experiments.check import stored_config
 from vaelab.experiments.parent import Parent
 from vaelab.experiments.recording import is_main_process
 from vaelab.experiments.screen import heading
-from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, data_record, prepare_process
+from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, check_data, prepare_process
 from vaelab.runs import (
     MetricsWriter,
     RunDirectory,
@@ -24,7 +25,6 @@ from vaelab.runs import (
     complete_manifest,
     read_manifest,
     read_status,
-    read_yaml,
 )
 from vaelab.runs.status import utc_now
 from vaelab.training import Trainer
@@ -47,7 +47,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     """
     prepare_process()
     run = RunDirectory.open(directory)
-    config, manifest = read_yaml(run.config_file), read_manifest(run)
+    config, manifest = stored_config(run), read_manifest(run)
     if is_main_process():
         _refuse(run)
     if data_dir is not None or not Path(config["paths"]["data_dir"]).is_dir():
@@ -56,7 +56,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
         torch.set_num_threads(manifest["threads"])
     found, wrong = newest(run.checkpoints)
     parts = assemble(config, None if found is not None else _parent(config, manifest))
-    _same_data(parts, manifest)
+    check_data(parts, manifest)
     trainer = build_trainer(parts)
     if not is_main_process():
         return as_rank(parts, trainer)
@@ -93,17 +93,6 @@ def _parent(config: dict[str, Any], manifest: dict[str, Any]) -> Parent | None:
             "init_from", parent.run.path, "its weights are no longer those that the run began with"
         )
     return parent
-
-
-def _same_data(parts: Parts, manifest: dict[str, Any]) -> None:
-    """Refuse other images than those that the run was trained on."""
-    recorded, here = manifest["data"]["digests"], data_record(parts.data)["digests"]
-    changed = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
-    if changed:
-        rule = (
-            f"other data than the run was trained on: {', '.join(changed)} differ from the digests on record"
-        )
-        raise SettingError("paths.data_dir", parts.config["paths"]["data_dir"], rule)
 
 
 def _cut_back(run: RunDirectory, found: Found | None) -> None:
