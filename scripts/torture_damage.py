@@ -42,11 +42,13 @@ def torture(trials: int, seed: int) -> tuple[list[str], int]:
         if os.geteuid() == 0:
             sizes = np.linspace(0.05, 0.95, few)
             needed = sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
-            problems = [
+            disks = [
                 full_disk(whole, root / "full" / str(i), int(size * needed)) for i, size in enumerate(sizes)
             ]
+            problems = [problem for _, problem in disks]
+            began = sum(has_begun for has_begun, _ in disks)
             lines += said(
-                "disk full, from 5 % to 95 % of what the run needs: the run failed (exit 1) or never began, and with room it was resumed to the same end",
+                f"disk full, from 5 % to 95 % of what the run needs: did not take itself for complete; the {began} for whose record there was room were, with more room, resumed to the same end",
                 problems,
             )
             failures += sum(problem is not None for problem in problems)
@@ -133,8 +135,8 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def full_disk(whole: Path, folder: Path, num_bytes: int) -> str | None:
-    """A run on a disk that is too small; then a copy of it on one that is not. Returns what went wrong."""
+def full_disk(whole: Path, folder: Path, num_bytes: int) -> tuple[bool, str | None]:
+    """A run on a disk that is too small; then a copy of it on one that is not. Returns whether it began, and what went wrong."""
     from vaelab.runs import Status, read_status
 
     disk, logs = folder / "disk", folder / "disk" / "logs"
@@ -148,17 +150,17 @@ def full_disk(whole: Path, folder: Path, num_bytes: int) -> str | None:
 
         status = waited(forked(task, folder / "log"))
         if status == 0:
-            return f"{num_bytes} bytes: took itself for complete"
+            return True, f"{num_bytes} bytes: took itself for complete"
         found = next(iter(logs.glob("*/*/manifest.json")), None)
         if found is None:  # not even the record fitted: nothing to go on with
-            return None
+            return False, None
         run = folder / "copy"
         shutil.copytree(found.parent, run)
     # where there was no room for the last word it still says running
     if read_status(run / "status.json").status is Status.COMPLETED:
-        return f"{num_bytes} bytes: completed, it says"
+        return True, f"{num_bytes} bytes: completed, it says"
     problem = resumed(run) or compared(whole, run)
-    return None if problem is None else f"{num_bytes} bytes: {problem}"
+    return True, None if problem is None else f"{num_bytes} bytes: {problem}"
 
 
 @contextmanager
@@ -172,7 +174,9 @@ def unwritable(folder: Path) -> Iterator[None]:
         return
     subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        remount = ["mount", "-o", "remount,bind,ro", str(folder)]
+        while subprocess.run(remount, stderr=subprocess.DEVNULL, check=False).returncode:
+            time.sleep(0.001)  # refused while a file in it is being written
         yield
     finally:
         subprocess.run(["umount", str(folder)], check=True)

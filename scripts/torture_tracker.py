@@ -31,10 +31,10 @@ def torture(trials: int, seed: int) -> tuple[list[str], int]:
         root = Path(folder)
         alone = [run(root / "alone" / str(trial), "logger=none") for trial in range(trials)]
         whole, usual = alone[0][0], statistics.median(seconds for _, seconds in alone)
-        for name, trouble in TROUBLES.items():
+        for number, (name, trouble) in enumerate(TROUBLES.items()):
             latest, problems = 0.0, []
             for trial in range(trials):
-                logs = root / name.replace(" ", "_") / str(trial)
+                logs = root / str(number) / str(trial)
                 with trouble() as (environment, during):
                     directory, seconds = run(logs, "logger=wandb", environment=environment, during=during)
                 problem = compared(whole, directory)

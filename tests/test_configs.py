@@ -98,7 +98,7 @@ def test_the_commands_beside_vae_train_compose(compose: Compose) -> None:
     evaluate = compose("run=somewhere", config_name="evaluate")
     assert evaluate.keys() == {
         *("run", "config", "weights", "key_map"),
-        *("checkpoint", "split", "num_images", "seed", "binarize"),
+        *("checkpoint", "split", "num_images", "seed", "force", "binarize"),
         "estimator",
         "trainer",
         "paths",
@@ -236,3 +236,15 @@ def test_no_key_of_train_yaml_is_unread(compose: Compose, monkeypatch: pytest.Mo
     train(Recorder(config, "", seen))
     settings = set(config) | {f"{group}.{key}" for group, known in KNOWN.items() if group for key in known}
     assert sorted(settings - seen) == ["tags"]  # which W&B gets
+
+
+@pytest.mark.parametrize("name", ["iwae_vae1", "iwae_vae50", "iwae_iwae5", "iwae_iwae50"])
+def test_a_recipe_as_the_text_has_it_differs_from_the_code_in_three_settings(
+    name: str, compose: Compose
+) -> None:
+    code, text = compose(f"experiment={name}"), compose(f"experiment={name}_text")
+    assert text["name"] == f"{name}_text"
+    assert text["decoder"] == {**code["decoder"], "output_bias": "random"}
+    assert text["optimizer"] == {**code["optimizer"], "betas": [0.9, 0.999], "eps": 1e-4}
+    same = code.keys() - {"name", "decoder", "optimizer"}
+    assert {key: text[key] for key in same} == {key: code[key] for key in same}

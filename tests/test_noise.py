@@ -160,3 +160,16 @@ def test_threads_draw_what_one_draws() -> None:
     assert torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[0], drawn[2])
     assert drawn[0].std(1).sub(1).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_shorter_call_is_the_start_of_a_longer_one_and_another_repetition_is_not(
+    dtype: torch.dtype,
+) -> None:
+    index = torch.arange(3)
+
+    def normal(num_samples: int, repetition: int = 0) -> torch.Tensor:
+        return Noise(0).image_normal(Stream.posterior, Split.test, index, (num_samples, 2), repetition, dtype)
+
+    assert torch.equal(normal(10)[:, :5], normal(5))
+    assert not torch.isin(normal(10), normal(5, repetition=1)).any()

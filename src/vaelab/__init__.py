@@ -12,7 +12,7 @@ __all__ = ["load"]
 
 
 def load(directory: str | Path, device: str = "cpu") -> nn.Module:
-    """The trained model of a run directory, with its selected weights, in evaluation mode. Needs neither Hydra nor Lightning.
+    """The trained model of a run directory, with its selected weights, in evaluation mode; of one with ``trainer.precision=64-true`` in float64. Needs neither Hydra nor Lightning.
 
     Args:
         directory: a run directory.

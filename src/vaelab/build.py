@@ -180,14 +180,15 @@ class Recipe:
 
 
 def build_model(config: Mapping[str, Any], shape: DataShape) -> nn.Module:
-    """The model of a configuration, with the initial weights of its seed.
+    """The model of a configuration, with the initial weights of its seed; in 64 bits, where it computes in them, so that weights loaded into it are not rounded.
 
     Args:
-        config: the resolved configuration; read are the groups that make a model, ``latent_dim`` and ``seed``.
+        config: the resolved configuration; read are the groups that make a model, ``latent_dim``, ``seed`` and ``trainer.precision``.
         shape: of the data.
     """
     with Noise(config["seed"]).initialisation():
-        return build(config["model"], "model", recipe=Recipe(config, shape))
+        model = build(config["model"], "model", recipe=Recipe(config, shape))
+    return model.double() if str(config.get("trainer", {}).get("precision")).startswith("64") else model
 
 
 def model_takes(config: Mapping[str, Any]) -> frozenset[str]:

@@ -123,7 +123,7 @@ class Noise:
     ) -> Tensor:
         """Standard normal numbers ``[B, *shape]`` of the images at ``index [B]``, on the CPU whatever the device of the run.
 
-        For K samples of D dimensions ask for ``(K, D)`` in one call and slice: the first half of a call is not the call of half the size.
+        A call of fewer numbers gives the first ones of a longer call with the same stream, image and repetition: two calls are independent only where one of these differs.
         """
         out = np.empty((len(index), *shape), _numpy(dtype))
 

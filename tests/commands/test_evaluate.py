@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,62 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(files: Path, refuse
     )
     (files / "mine.yaml").write_text("- latent_dmi=3\n")
     assert "latent_dmi" in said(*both)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ("estimator.repetitions=0", "estimator.repetitions=0: must be a positive integer"),
+        ("estimator=ais", "estimator=ais: needs a number that may be called nll"),
+        ("estimator=bdmc", "estimator=bdmc: is for models with at most 1 "),
+        ("split=train", "split=train: must be one of test, val"),
+        ("split=val", "split=val: the run has no validation images"),
+        ("num_images=361", "num_images=361: must be at most 360"),
+        ("num_images=0", "num_images=0: must be a positive integer"),
+        ("seed=9223372036854775808", "seed=9223372036854775808: must be an integer from 0 to"),
+        ("checkpoint=best", "checkpoint=best: weights from elsewhere are one checkpoint"),
+        ("binarize=grey", "binarize=grey: must be one of"),
+        ("force=1", "force=1: must be true or false"),
+        ("trainer.accelerator=gpuu", "trainer.accelerator=gpuu: You selected an invalid accelerator"),
+        ("trainer.devices=0", "trainer.devices=0: "),
+        ("estimator=sample_quality estimator.num_samples=3", "estimator.num_samples=3: "),
+        ("estimator=sample_quality num_images=3", "num_images=3: must be at least 20 here"),
+        ("estimator=latents estimator.probe_images=100000", "estimator.probe_images=100000: must be at most"),
+        ("estimator=latents trainer.devices=2", "trainer.devices=2: estimator=latents takes one device"),
+    ],
+)
+def test_nothing_is_written_before_the_whole_evaluation_is_valid(
+    files: Path, refused_here: Refused, wrong: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wrong == "split=val":
+        (files / "mine.yaml").write_text((files / "mine.yaml").read_text() + "- data.val_size=0\n")
+    if wrong == "estimator=ais":
+        (files / "mine.yaml").write_text((files / "mine.yaml").read_text().replace("threshold", "none"))
+    if wrong == "estimator=bdmc":
+        monkeypatch.setattr(sys.modules["vaelab.evidence.ais"], "MAX_DIMENSIONS", 1)
+    base = ["config=mine.yaml", "weights=w.pt", "key_map=names.yaml"]
+    here = [] if "accelerator" in wrong else ["trainer.accelerator=cpu"]
+    assert refused_here(*base, *here, *wrong.split()).startswith(message)
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_directory(files: Path) -> None:
+    asked = [
+        "config=mine.yaml",
+        "weights=w.pt",
+        "key_map=names.yaml",
+        "estimator.num_samples=20",
+        "num_images=20",
+    ]
+    devices = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+    code = "import sys; from vaelab.commands import evaluate; sys.exit(evaluate.main())"
+    (files / "command.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "command.py", *asked, *devices], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = find_runs(files / "logs")
+    assert {card.num_images for card in read_cards(run.evaluation_file)} == {20}
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ NO_EFFECT = "has no effect under manual optimisation: use"
 WRONG: dict[str, str | tuple[str, str]] = {
     # names
     "encoder=mpl": "no such entry in group 'encoder'; allowed: conv, gated_conv, gated_mlp, mlp, resnet (did you mean 'mlp'?)",
-    "experiment=refrence": "no such entry in group 'experiment'; allowed: comparison, iwae_iwae5, iwae_iwae50, iwae_text, iwae_vae1, iwae_vae50, quickstart, rate_distortion, reference (did you mean 'reference'?)",
+    "experiment=refrence": "no such entry in group 'experiment'; allowed: comparison, iwae_iwae5, iwae_iwae50, iwae_iwae50_text, iwae_iwae5_text, iwae_vae1, iwae_vae1_text, iwae_vae50, iwae_vae50_text, quickstart, rate_distortion, reference (did you mean 'reference'?)",
     "latent_dmi=3": "unknown setting (did you mean 'latent_dim'?)",
     "+encoder.hiden=[3]": ("encoder.hiden=[3]", "unknown; allowed: hidden, activation (did you mean 'hidden'?)"),
     "likelihood.variance=pixel": "unknown setting with likelihood=bernoulli; it belongs to likelihood=gaussian",
@@ -186,6 +186,10 @@ def test_one_wrong_setting(refused: Refused, typed: str) -> None:
             "likelihood.variance=pixel: must be one of decoder, learned, constant",
         ),
         (("estimator=latents",), "estimator=latents: looks at a finished run: vae-evaluate run=DIR estimator=latents"),
+        (
+            ("estimator=ais", "data.binarize=threshold", "latent_dim=201"),
+            "estimator=ais: is for models with at most 200 latent dimensions in all, and this one has 201; use estimator=importance",
+        ),
         (("callbacks=early_stopping", "data.val_size=0"), "data.val_size=0: callbacks=early_stopping needs validation images"),
         (
             ("callbacks=early_stopping", "callbacks.early_stopping.patience=0"),

@@ -18,11 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vaelab
+from vaelab.errors import RunFailed, SettingError
+from vaelab.evidence import AnnealedEstimator
 from vaelab.experiments import evaluate as module
 from vaelab.experiments.train import train
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.noise import Noise, Split, Stream
 from vaelab.runs import Card, read_cards
+from vaelab.runs.cards import comparable
+from vaelab.training.arithmetic import SETTINGS
 
 Compose = Callable[..., dict[str, Any]]
 TRAIN = ("data=digits", "data.binarize=threshold", "latent_dim=3", "encoder.hidden=[24]", "decoder.hidden=[24]", "trainer=cpu", "trainer.max_epochs=2",
@@ -198,3 +202,136 @@ def by_hand(weights: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
     z, eps, log_px = found[1]
     log_w = log_px - 0.5 * (z.square() - eps.square() - log_variance).sum(-1)
     return elbo.numpy(), (log_w.logsumexp(0) - np.log(100)).numpy()
+
+
+@pytest.mark.parametrize("name", ["importance", "latents"])
+def test_numbers_are_computed_in_full_float32(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen, forward, before = [], MLPEncoder.forward, [setting.fp32_precision for setting in SETTINGS]
+
+    def noted(self: Any, *args: Any, **context: Any) -> Tensor:
+        seen.append([setting.fp32_precision for setting in SETTINGS])
+        return forward(self, *args, **context)
+
+    place = copied(run, tmp_path / name)
+    monkeypatch.setattr(MLPEncoder, "forward", noted)
+    asked = ("estimator.num_samples=100", f"num_images={IMAGES}")
+    module.evaluate(compose(f"run={place}", f"estimator={name}", *asked, config_name="evaluate"))
+    assert len(seen) > 0
+    assert seen == [["ieee"] * len(SETTINGS)] * len(seen)
+    assert [setting.fp32_precision for setting in SETTINGS] == before != seen[0]
+
+
+@pytest.mark.parametrize("name", ["ais", "bdmc"])
+def test_too_many_latent_dimensions_are_refused_before_anything_is_made(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = copied(run, tmp_path / name)
+    before = sorted(place.rglob("*"))
+    monkeypatch.setattr(sys.modules["vaelab.evidence.ais"], "MAX_DIMENSIONS", 2)
+    monkeypatch.setattr(module, "build_trainer", None)
+    with pytest.raises(SettingError, match=f"estimator={name}: is for models with at most 2 .* has 3"):
+        measured(place, compose, *ESTIMATORS[name])
+    assert sorted(place.rglob("*")) == before
+
+
+PICTURED = ("estimator=latents", "estimator.num_samples=100", "estimator.cut_samples=null")
+
+
+@pytest.mark.parametrize("asked", [ESTIMATORS["importance"], PICTURED], ids=["importance", "latents"])
+def test_measured_anew_where_that_is_forced(
+    run: Path, compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...]
+) -> None:
+    place = copied(run, tmp_path / "run")
+
+    def evaluated(*more: str) -> tuple[list[Card], str]:
+        cards = module.evaluate(
+            compose(f"run={place}", *asked, f"num_images={IMAGES}", *more, config_name="evaluate")
+        )
+        return cards, capsys.readouterr().out
+
+    first, said = evaluated()
+    assert "measured already" not in said
+    (folder,) = (place / "evaluations").iterdir()
+    files = sorted(folder.iterdir())
+    (folder / "cards.json").write_text(
+        (folder / "cards.json").read_text().replace('"seconds": ', '"seconds": 1000')
+    )
+    (folder / "stale.txt").touch()
+    again, said = evaluated()
+    assert "measured already; force=true measures anew" in said
+    assert {card.seconds >= 1000 for card in again} == {True}
+    forced, said = evaluated("force=true")
+    assert "measured already" not in said
+    assert {card.seconds >= 1000 for card in forced} == {False}
+    assert [card.value for card in forced] == [card.value for card in first]
+    assert list((place / "evaluations").iterdir()) == [folder]
+    assert set(files) <= set(folder.iterdir())
+    assert {card.seconds >= 1000 for card in evaluated()[0]} == {False}
+    written = read_cards(place / "evaluation.json")
+    assert len(written) == len({(card.estimator, card.metric, card.num_images) for card in written})
+
+
+def test_a_forced_evaluation_begins_anew_and_keeps_what_was_there_until_it_is_done(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copied(run, tmp_path / "run")
+    options = compose(f"run={place}", *ESTIMATORS["ais"], "num_images=6", "estimator.images_at_once=2", config_name="evaluate")  # fmt: skip
+    module.evaluate(options)
+    (folder,) = (place / "evaluations").iterdir()
+    values, measured = (folder / "per_image.npz").read_bytes(), list[int]()
+    call = AnnealedEstimator.__call__
+
+    def counted(self: Any, model: Any, batch: Any, draws: Any) -> Any:
+        if len(measured) == 2:
+            measured.append(0)
+            raise KeyboardInterrupt
+        measured.append(len(batch.x))
+        return call(self, model, batch, draws)
+
+    monkeypatch.setattr(AnnealedEstimator, "__call__", counted)
+    for _ in range(2):  # what an interrupted one has left is no part of the next
+        measured.clear()
+        with pytest.raises(RunFailed, match="the same command without force=true goes on"):
+            module.evaluate({**options, "force": True})
+        assert measured == [2, 2, 0]
+    assert (folder / "per_image.npz").read_bytes() == values
+    module.evaluate(options)
+    assert measured == [2, 2, 0, 2]
+    assert (folder / "cards.json").is_file()
+
+
+def test_a_folder_is_named_by_what_moves_values_and_by_nothing_else(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copied(run, tmp_path / "run")
+
+    def number(*more: str) -> int:
+        asked = (*ESTIMATORS["ais"], "num_images=4", *more)
+        module.evaluate(compose(f"run={place}", *asked, config_name="evaluate"))
+        return len(list((place / "evaluations").iterdir()))
+
+    assert number() == 1
+    assert number("estimator.images_at_once=3") == 1
+    assert number("seed=0") == 1, "that of the run"
+    assert number("seed=5") == 2
+    monkeypatch.setattr(module, "NUMBERS", module.NUMBERS + 1)
+    assert number() == 3
+
+
+def test_runs_of_two_seeds_can_be_compared_each_with_its_own(
+    run: Path, compose: Compose, tmp_path: Path
+) -> None:
+    asked = (*ESTIMATORS["importance"], f"num_images={IMAGES}")
+    one = measured(copied(run, tmp_path / "one"), compose, *asked)[1]
+    text = (copied(run, tmp_path / "two") / "config.yaml").read_text()
+    assert text.count("\nseed: 0\n") == 1
+    (tmp_path / "two" / "config.yaml").write_text(text.replace("\nseed: 0\n", "\nseed: 1\n"))
+    own = measured(tmp_path / "two", compose, *asked)[1]
+    other = measured(copied(run, tmp_path / "other"), compose, *asked, "seed=1")[1]
+    assert [{card.seed for card in cards} for cards in (one, own, other)] == [{0}, {1}, {1}]
+    for cards in (own, other):
+        assert [comparable(a, b) for a, b in zip(one, cards, strict=True)] == [[]] * len(one)
+        (nll, moved) = (next(card for card in found if card.metric == "nll") for found in (one, cards))
+        assert 0 < abs(nll.value - moved.value) < 5 * 2**0.5 * (nll.se_mc or 0.0)

@@ -15,6 +15,7 @@ from vaelab.experiments.assembly import assemble
 from vaelab.experiments.parent import Parent, differences, inherited
 from vaelab.experiments.train import Result, train
 from vaelab.runs import RunDirectory, read_manifest, read_yaml
+from vaelab.training import read_checkpoint
 from vaelab.training.checkpoints import file_digest
 
 Compose = Callable[..., dict[str, Any]]
@@ -120,3 +121,46 @@ def test_a_run_that_did_not_complete_has_no_weights_to_give(first: Result) -> No
     with pytest.raises(SettingError, match="no such run directory") as error:
         Parent.open(str(first.directory) + "x")
     assert error.value.setting == "init_from"
+
+
+def test_the_moments_of_the_parents_optimizer_go_with_its_weights(compose: Compose) -> None:
+    first = train(compose(*SMALL))
+    second = train(
+        from_first(compose, first, "init_from_optimizer=true", "trainer.max_steps=1", "optimizer.lr=1e-4")
+    )
+    fresh = train(from_first(compose, first, "trainer.max_steps=1", "optimizer.lr=1e-4"))
+    best, *last = (
+        read_checkpoint(result.directory / "checkpoints" / name)["optimizer_states"][0]
+        for result, name in ((first, "best.ckpt"), (second, "last.ckpt"), (fresh, "last.ckpt"))
+    )
+    steps = [float(found["state"][0]["step"]) for found in (best, *last)]
+    assert steps == [steps[0], steps[0] + 1, 1]
+    assert steps[0] > 1
+    assert last[0]["param_groups"][0]["lr"] == 1e-4
+    beta = last[0]["param_groups"][0]["betas"][0]
+    gradient = last[1]["state"][0]["exp_avg"] / (1 - beta)  # the same weights, images and noise
+    expected = beta * best["state"][0]["exp_avg"] + (1 - beta) * gradient
+    torch.testing.assert_close(last[0]["state"][0]["exp_avg"], expected)
+
+
+@pytest.mark.parametrize(
+    "typed, names",
+    [
+        (("prior=normal",), "here prior is another"),
+        (("train_only=prior", "prior=normal"), "train_only is another"),
+        (("optimizer=adamax",), "and not of torch.optim.Adamax"),
+    ],
+)
+def test_moments_of_other_weights_or_of_another_optimizer_are_refused(
+    compose: Compose, first: Result, typed: tuple[str, ...], names: str
+) -> None:
+    with pytest.raises(SettingError, match=names) as caught:
+        train(from_first(compose, first, "init_from_optimizer=true", *typed))
+    assert caught.value.setting == "init_from_optimizer"
+
+
+def test_moments_of_a_run_without_checkpoints_are_refused(compose: Compose, first: Result) -> None:
+    for path in (first.directory / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(SettingError, match="has no checkpoint any more"):
+        train(from_first(compose, first, "init_from_optimizer=true"))

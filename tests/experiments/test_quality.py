@@ -20,7 +20,9 @@ from vaelab.experiments import extractor as recipe
 from vaelab.experiments.extractor import Extractor, extractor
 from vaelab.experiments.quality import measure
 from vaelab.likelihoods import BernoulliLikelihood
+from vaelab.networks.lenet import LeNet
 from vaelab.noise import Noise
+from vaelab.training.arithmetic import SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,20 @@ def _only_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- the extractor -----------------------------------------------------------------------------------------------------
+
+
+def test_the_extractor_is_trained_in_full_float32(
+    digits: ImageData, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, seen = LeNet.forward, set[Any]()
+
+    def noted(self: LeNet, x: Tensor) -> Tensor:
+        seen.update(setting.fp32_precision for setting in SETTINGS)
+        return forward(self, x)
+
+    monkeypatch.setattr(LeNet, "forward", noted)
+    recipe.train(digits, 10)
+    assert seen == {"ieee"}
 
 
 def test_two_trainings_give_one_digest_whatever_the_process_has_set(digits: ImageData, short: None) -> None:

@@ -167,7 +167,7 @@ def test_evaluating_again_gives_the_same_numbers(finished: Result, compose: Comp
 def test_evaluating_under_another_protocol_is_written_beside(finished: Result, compose: Compose) -> None:
     cards = evaluate(options(finished, compose, "evaluate", *QUICK, binarize="threshold", seed=7))
     assert {card.protocol["binarize"] for card in cards} == {"threshold"}
-    assert {card.protocol["evaluation_seed"] for card in cards} == {7}
+    assert {card.seed for card in cards} == {7}
     kept = {json.dumps(card.protocol) for card in read_cards(finished.directory / "evaluation.json")}
     assert len(kept) == 2
 
@@ -182,6 +182,8 @@ def test_evaluating_the_last_checkpoint_says_so(finished: Result, compose: Compo
     [
         ({"checkpoint": "first"}, r"checkpoint=first.*selected, best, last"),
         ({"seed": -1}, "seed=-1"),
+        ({"force": "yes"}, "force=yes: must be true or false"),
+        ({"force": 1}, "force=1: must be true or false"),
         ({"binarize": "dynamical"}, "binarize=dynamical"),
         ({"estimator": {**IMPORTANCE, "repetitions": 0}}, r"estimator\.repetitions=0"),
         ({"estimator": {**IMPORTANCE, "num_samples": "abc"}}, r"estimator\.num_samples=abc"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -17,6 +17,9 @@ from vaelab.commands.explain import Composition, explain
 from vaelab.commands.train import composed
 from vaelab.errors import SettingError
 from vaelab.runs import RunDirectory, read_yaml
+
+if TYPE_CHECKING:
+    from vaelab.experiments.foreign import Elsewhere
 
 ELSEWHERE = ("config", "weights", "key_map")
 
@@ -37,23 +40,19 @@ def task(cfg: DictConfig, typed: Typed) -> None:
             if options[name] is None:
                 rule = "has to be given, as in vae-evaluate run=DIR, or vae-evaluate config=FILE weights=FILE"
                 raise SettingError("run" if not given else name, "???", rule)
-        options["run"] = _imported(options)
-
     from vaelab.experiments.evaluate import evaluate
 
-    evaluate(options)
+    evaluate(options, _elsewhere(options) if given else None)
 
 
-def _imported(options: dict[str, Any]) -> Path:
-    """A run directory of weights from elsewhere."""
-    from vaelab.experiments.foreign import import_weights
+def _elsewhere(options: dict[str, Any]) -> Elsewhere:
+    """The weights from elsewhere that are asked for."""
+    from vaelab.experiments.foreign import Elsewhere
 
     overrides, config = _configuration(Path(options["config"]), options["paths"])
     key_map = options["key_map"]
-    run = import_weights(
-        config, Path(options["weights"]), None if key_map is None else Path(key_map), sys.argv, overrides
-    )
-    return run.path
+    weights = Path(options["weights"])
+    return Elsewhere(config, weights, None if key_map is None else Path(key_map), sys.argv, overrides)
 
 
 def _composed(path: Path, overrides: list[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vaelab.data.own import OWN, settled
 from vaelab.experiments.check import check
 from vaelab.experiments.parent import Parent, inherited
 from vaelab.experiments.request import Request
+from vaelab.experiments.requeue import carry_on
 from vaelab.runs import Secrets
 
 
@@ -69,9 +70,7 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
 
 
 def _train(config: dict[str, Any], request: Request) -> float | None:
-    from vaelab.experiments.train import train  # seconds to import
-
-    return train(config, request).score
+    return carry_on(config, request).score  # what it needs takes seconds to import
 
 
 def _chosen(typed: Typed) -> tuple[str, ...]:

@@ -391,8 +391,11 @@ class AnnealedEstimator(Estimator):
         self.images_at_once = integer("estimator.images_at_once", images_at_once, 1)
         self.annealing = Annealing(**annealing)
 
-    def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+    def check(self, model: Any) -> None:
         check_dimensions(model, self.name)
+
+    def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        self.check(model)
 
         def measure(images: slice) -> dict[str, Tensor]:
             found = ais(model, batch[images], draws[images], self.annealing, self.progress)

@@ -136,6 +136,9 @@ class BidirectionalEstimator(Estimator):
         self.images_at_once = integer("estimator.images_at_once", images_at_once, 1)
         self.annealing = Annealing(**annealing)
 
+    def check(self, model: Any) -> None:
+        check_dimensions(model, self.name)
+
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         def measure(images: slice) -> dict[str, Tensor]:
             y = batch.y[images] if model.num_classes else None

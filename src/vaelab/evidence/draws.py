@@ -11,7 +11,8 @@ from torch import Tensor
 class Draws(Protocol):
     """Random numbers of B images, each a function of (image, purpose, repetition) alone, on the CPU; :class:`vaelab.noise.ImageDraws` makes them.
 
-    Numbers of different images, purposes or repetitions are independent, and so are normal and uniform ones. Of one call no part is the call of a smaller shape.
+    Numbers of different images, purposes or repetitions are independent, and so are normal and uniform ones. Two calls that differ in
+    their shape alone share numbers.
     """
 
     def normal(self, purpose: str, shape: Sequence[int], repetition: int = 0) -> Tensor:

@@ -68,6 +68,9 @@ class Estimator(ABC):
     images_at_once: int
     progress: Progress | None = None
 
+    def check(self, model: Any) -> None:  # noqa: B027, most take any model
+        """Refuse, by a SettingError, a model that the estimator is not for, before anything is computed."""
+
     @abstractmethod
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Columns of per-image values ``[B]``, float64, nats.

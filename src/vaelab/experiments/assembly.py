@@ -28,7 +28,7 @@ from vaelab.data.own import settled
 from vaelab.errors import SettingError, number
 from vaelab.evidence import NLL, Estimator, label
 from vaelab.experiments.diagnostic import Diagnostic
-from vaelab.experiments.initial import take_weights, train_only
+from vaelab.experiments.initial import take_moments, take_weights, train_only, with_moments
 from vaelab.experiments.parent import Parent
 from vaelab.noise import Noise
 from vaelab.runs import Secrets
@@ -91,6 +91,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     protocol = data.protocol
     shape = DataShape(data.image_shape, protocol.num_levels, protocol.pixel_range, data.num_classes)
     model = build_model(config, shape)
+    data.move_to(data.device, next(model.parameters()).dtype)
     inherited = None if parent is None else take_weights(model, config, parent)
     if inherited is None or "prior" in inherited["new"]:
         _initialise_prior(model, data, noise)
@@ -99,6 +100,9 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     if config["score"]["name"] == "val/active_units":
         _check_means(model, data)
     train_only(model, config.get("train_only"), new=() if inherited is None else inherited["new"])
+    moments: dict[int, dict[str, Any]] = {}
+    if config.get("init_from_optimizer") and inherited is not None and parent is not None:
+        moments = take_moments(config, parent, inherited)
     trainer, optimizer = config["trainer"], dict(config["optimizer"])
     step_settings = StepSettings(
         **{
@@ -120,13 +124,18 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     if isinstance(estimator, Diagnostic):
         rule = f"looks at a finished run: vae-evaluate run=DIR estimator={estimator.name}"
         raise SettingError("estimator", estimator.name, rule)
+    if name != NLL:
+        estimator = estimator.without_evidence()
+    estimator.check(model)
     module = VAEModule(
         model,
         build_objective(config, model, plan.steps_per_epoch),
-        lambda parameters: build(_settled(optimizer, parameters), "optimizer", params=parameters),
+        lambda parameters: with_moments(
+            build(_settled(optimizer, parameters), "optimizer", params=parameters), moments
+        ),
         noise,
         step_settings=step_settings,
-        estimator=estimator if name == NLL else estimator.without_evidence(),
+        estimator=estimator,
         config=Secrets.of(os.environ, config).redact(config),  # it goes into every checkpoint
         log_every_n_steps=trainer["log_every_n_steps"],
         val_check_interval=trainer["val_check_interval"],

@@ -53,6 +53,7 @@ KNOWN = {
         "score",
         "checkpoints",
         "init_from",
+        "init_from_optimizer",
         "train_only",
     ),
     "engine": ("chunk_steps",),
@@ -81,6 +82,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "data.fallback": (None, *SOURCES),
     "trainer.deterministic": (None, True, False, "warn"),
     "trainer.enable_progress_bar": (True, False),
+    "init_from_optimizer": (True, False),
 }
 
 
@@ -121,6 +123,9 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
     tags = _at(config, "tags")
     if not isinstance(tags, Sequence) or isinstance(tags, str):
         raise SettingError("tags", tags, f"must be a list, as in tags=[{tags}]")
+    if _at(config, "init_from_optimizer") and _at(config, "init_from") is None:
+        rule = "needs init_from, whose optimizer is meant"
+        raise SettingError("init_from_optimizer", config["init_from_optimizer"], rule)
     if _at(config, "train_only") is not None and _at(config, "init_from") is None:
         rule = "needs init_from: the weights that are not trained would stay random"
         raise SettingError("train_only", config["train_only"], rule)

@@ -6,10 +6,12 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from vaelab.evidence import Estimator
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.experiments.cards import card, fallback_warning, selected_by
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, on_device
-from vaelab.experiments.foreign import SELECTED_BY
+from vaelab.experiments.foreign import SELECTED_BY, Elsewhere, import_weights
 from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_process
 from vaelab.experiments.screen import quiet_lightning
 from vaelab.experiments.train import (
@@ -53,13 +55,19 @@ from vaelab.runs import (
 )
 from vaelab.runs.cards import comparable, table
 from vaelab.runs.interruption import Interrupted, StopRequest
-from vaelab.training import TestProgress, parts_progress
+from vaelab.training import PerImageParts, TestProgress, Trainer, parts_progress
+from vaelab.training.arithmetic import full_float32
 from vaelab.training.checkpoints import file_digest
 from vaelab.training.pictures import Artist
 
 CHECKPOINTS = ("selected", "best", "last")
 SPLITS = ("test", "val")
 CARDS, MISSING = "cards.json", "missing.json"
+THERE = "measured already; force=true measures anew"
+#: raise it when any estimator or diagnostic says other numbers of the same weights: what was measured before is then measured again
+NUMBERS = 1
+#: settings of estimators that say what is computed at once, and move numbers by rounding only
+ROUNDING = ("max_rows", "images_at_once")
 NOT_MEASURED = {"_target_": "vaelab.evidence.BoundEstimator"}  # where only pictures are asked for
 
 
@@ -82,14 +90,15 @@ class Stored:
     warning: str | None
 
 
-def evaluate(options: dict[str, Any]) -> list[Card]:
+def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> list[Card]:
     """Measure a run's weights and put the cards beside those that are there.
 
-    What lies behind them is in ``evaluations/<estimator>_<split>_<digest>/``, the digest over all that it depends on: what is there is not made again. Of an
-    estimator these are the values of single images, and an evaluation that was interrupted goes on where it stopped; of a diagnostic pictures and tables.
+    What lies behind them is in ``evaluations/<estimator>_<split>_<digest>/``, the digest over all that it depends on: what is there is not made again, unless ``force`` asks
+    for it. Of an estimator these are the values of single images, and an evaluation that was interrupted goes on where it stopped; of a diagnostic pictures and tables.
 
     Args:
-        options: ``run``, ``checkpoint``, ``split``, ``num_images``, ``seed``, ``binarize``, ``estimator``, ``trainer`` (None = the run's), ``paths``.
+        options: ``run``, ``checkpoint``, ``split``, ``num_images``, ``seed``, ``binarize``, ``force``, ``estimator``, ``trainer`` (None = the run's), ``paths``.
+        elsewhere: what a run directory is made of first, in place of ``run``.
 
     Returns:
         the new cards. A card that another one can be compared with replaces it.
@@ -99,17 +108,16 @@ def evaluate(options: dict[str, Any]) -> list[Card]:
         RunFailed: it was interrupted; what is done is kept.
     """
     check_evaluation(options)
+    quiet_lightning()
     asked: Estimator | Diagnostic = build(options["estimator"], "estimator")
-    stored = _open(options, NOT_MEASURED if isinstance(asked, Diagnostic) else options["estimator"])
-    parts, split = stored.parts, options["split"]
-    parts.data.tested = Tested(split, _images(options["num_images"], parts.data.size(split), split))
-    protocol = make_protocol(parts, stored.selected_by)
-    if (seed := parts.module.noise.seed) != parts.config["seed"]:
-        protocol["evaluation_seed"] = seed
+    if elsewhere is not None:
+        options = {**options, "run": _imported(elsewhere, asked, options)}
+    stored = _open(options, asked)
+    ready = _ready(stored.parts, stored.selected_by, asked, options)
     if isinstance(asked, Diagnostic):
-        new, files = _looked_at(asked, stored, protocol, options)
+        new, files = _looked_at(asked, stored, ready, options)
     else:
-        new, files = _measured(asked, stored, protocol)
+        new, files = _measured(asked, stored, ready, options["force"])
     if not is_main_process():
         return []
     old = read_cards(stored.run.evaluation_file) if stored.run.evaluation_file.is_file() else []
@@ -121,37 +129,30 @@ def evaluate(options: dict[str, Any]) -> list[Card]:
     return new
 
 
-def _measured(asked: Estimator, stored: Stored, protocol: dict[str, Any]) -> tuple[list[Card], list[Path]]:
-    """The cards of an estimator, and the file of the per-image values."""
-    parts = stored.parts
-    if parts.module.estimator.name != asked.name:
-        print(f"no estimate of log p(x): a number labelled {parts.label} is no log-likelihood", flush=True)
-    name = parts.module.estimator.name
-    folder = stored.run.path / "evaluations" / _folder_name(name, stored, protocol, parts.config["estimator"])
-    cards_file, per_image = folder / CARDS, folder / PER_IMAGE
-    if cards_file.is_file():
-        print("measured already")
-        return read_cards(cards_file), [per_image]
-    trainer = build_trainer(parts)
-    trainer.callbacks.append(TestProgress())  # pyright: ignore[reportAttributeAccessIssue]
-    with _one_of_several_processes(stored.run), _interruptible(folder):
-        seconds = measure(parts, trainer, per_image)
-        if not is_main_process():
-            return [], []
-    new = make_cards(parts, per_image, stored.checkpoint, protocol, seconds, stored.warning)
-    write_cards(cards_file, new)
-    return new, [per_image]
+@dataclass(frozen=True)
+class Ready:
+    """What a measurement takes beside the parts; nothing of it will be refused.
+
+    Attributes:
+        protocol: for the cards.
+        trainer: with the devices.
+        subject: of a diagnostic; None with an estimator.
+    """
+
+    protocol: dict[str, Any]
+    trainer: Trainer
+    subject: Subject | None
 
 
-def _looked_at(
-    asked: Diagnostic, stored: Stored, protocol: dict[str, Any], options: dict[str, Any]
-) -> tuple[list[Card], list[Path]]:
-    """The cards of a diagnostic, and the files behind them."""
-    parts, tested = stored.parts, stored.parts.data.tested
-    trainer = build_trainer(parts)
+def _ready(parts: Parts, selected_by: str, asked: Estimator | Diagnostic, options: dict[str, Any]) -> Ready:
+    """The last refusals, before anything is written."""
+    protocol, trainer = make_protocol(parts, selected_by), build_trainer(parts)
+    if not isinstance(asked, Diagnostic):
+        return Ready(protocol, trainer, None)
     if trainer.world_size > 1:
         rule = f"estimator={asked.name} takes one device, here are {trainer.world_size}; use trainer.devices=1 trainer.strategy=auto"
         raise SettingError("trainer.devices", parts.config["trainer"]["devices"], rule)
+    tested = parts.data.tested
     subject = Subject(
         model=parts.module.evaluated,
         data=parts.data,
@@ -161,27 +162,81 @@ def _looked_at(
         protocol=protocol,
         arithmetic=on_device(parts.module.evaluated, parts.data, trainer),
     )
-    with _settings_of(asked), parts_progress() as progress:
+    with _settings_of(asked):
         asked.check(subject, options)
+    return Ready(protocol, trainer, subject)
+
+
+def _imported(elsewhere: Elsewhere, asked: Estimator | Diagnostic, options: dict[str, Any]) -> Path:
+    """A run directory of weights from elsewhere, made once all of the evaluation has been found valid."""
+    if not is_main_process():
+        return Path(os.environ[RUN_DIRECTORY])
+    if options["checkpoint"] != "selected":
+        rule = "weights from elsewhere are one checkpoint; use checkpoint=selected"
+        raise SettingError("checkpoint", options["checkpoint"], rule)
+    parts = _parts(elsewhere.config, options, asked)
+    elsewhere.load_into(parts.module.evaluated)
+    _ready(parts, SELECTED_BY, asked, options)
+    return import_weights(elsewhere).path
+
+
+def _measured(asked: Estimator, stored: Stored, ready: Ready, force: bool) -> tuple[list[Card], list[Path]]:
+    """The cards of an estimator, and the file of the per-image values."""
+    parts = stored.parts
+    if parts.module.estimator.name != asked.name:
+        print(f"no estimate of log p(x): a number labelled {parts.label} is no log-likelihood", flush=True)
+    name = parts.module.estimator.name
+    folder = (
+        stored.run.path
+        / "evaluations"
+        / _folder_name(name, stored, ready.protocol, parts.config["estimator"])
+    )
+    cards_file, per_image = folder / CARDS, folder / PER_IMAGE
+    if force and is_main_process():  # the values stay where they are, until there are others
+        cards_file.unlink(missing_ok=True)
+        PerImageParts(per_image.with_suffix("")).discard()
+    if cards_file.is_file():
+        print(THERE)
+        return read_cards(cards_file), [per_image]
+    ready.trainer.callbacks.append(TestProgress())  # pyright: ignore[reportAttributeAccessIssue]
+    with _one_of_several_processes(stored.run), _interruptible(folder, force):
+        seconds = measure(parts, ready.trainer, per_image)
+        if not is_main_process():
+            return [], []
+    new = make_cards(parts, per_image, stored.checkpoint, ready.protocol, seconds, stored.warning)
+    write_cards(cards_file, new)
+    return new, [per_image]
+
+
+def _looked_at(
+    asked: Diagnostic, stored: Stored, ready: Ready, options: dict[str, Any]
+) -> tuple[list[Card], list[Path]]:
+    """The cards of a diagnostic, and the files behind them."""
+    subject = ready.subject
+    assert subject is not None
+    with _settings_of(asked), full_float32(), parts_progress() as progress:
         instrument = asked.instrument(subject, progress)
         digest = None if instrument is None else instrument.digest
-        name = _folder_name(asked.name, stored, protocol, options["estimator"], instrument=digest)
+        name = _folder_name(asked.name, stored, ready.protocol, options["estimator"], instrument=digest)
         folder = stored.run.path / "evaluations" / name
-        there = (folder / CARDS).is_file()
+        there = (folder / CARDS).is_file() and not options["force"]
         started = time.perf_counter()
         found = None if there else asked(subject, instrument, progress)
         seconds = time.perf_counter() - started
     if found is None:
-        print("measured already")
+        print(THERE)
         new = read_cards(folder / CARDS)
     else:
         if not found.numbers:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in found.missing.items())
             raise SettingError("estimator", asked.name, f"has no number for this model: {reasons}")
-        shared, weights = asked.protocol(protocol), file_digest(stored.checkpoint)
-        new = [
-            card(number, tested.split, shared, weights, seconds, stored.warning) for number in found.numbers
-        ]
+        shared, weights = asked.protocol(ready.protocol), file_digest(stored.checkpoint)
+        made = (
+            card(number, subject.split, shared, weights, seconds, stored.warning) for number in found.numbers
+        )
+        new = [replace(card, seed=subject.noise.seed) for card in made]
+        if folder.is_dir():
+            shutil.rmtree(folder)
         _write(found, folder)
         write_cards(folder / CARDS, new)  # last: what has cards is complete
     if (folder / MISSING).is_file():
@@ -223,7 +278,8 @@ def sample(options: dict[str, Any]) -> list[Path]:
     """
     check_evaluation(options)
     integer("num_samples", options["num_samples"], 1)
-    stored = _open(options, NOT_MEASURED)
+    quiet_lightning()
+    stored = _open(options, None)
     artist = Artist(stored.parts.module.evaluated, stored.parts.data, stored.parts.module.noise)
     folder = stored.run.path / "samples" / f"{options['checkpoint']}_seed{artist.noise.seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,24 +306,40 @@ def check_evaluation(options: dict[str, Any]) -> None:
         choice("split", options["split"], SPLITS)
     if options.get("num_images") is not None:
         integer("num_images", options["num_images"], 1)
+    if not isinstance(options.get("force", False), bool):
+        raise SettingError("force", options["force"], "must be true or false")
 
 
-def _open(options: dict[str, Any], estimator: dict[str, Any]) -> Stored:
-    quiet_lightning()
-    run = RunDirectory.open(options["run"])
-    config = copy.deepcopy(read_yaml(run.config_file))
-    manifest = read_manifest(run)
+def _parts(config: dict[str, Any], options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Parts:
+    """The parts of a run as they are evaluated, with initial weights.
+
+    Args:
+        config: of the run.
+        options: of :func:`evaluate` or :func:`sample`.
+        asked: the estimator or the diagnostic that ``options`` name; None = neither.
+    """
+    config = copy.deepcopy(config)
     config["paths"] = {**config["paths"], "data_dir": options["paths"]["data_dir"]}
     config["callbacks"] = {}
     changed = {key: value for key, value in options.get("trainer", {}).items() if value is not None}
     config["trainer"] = {**config["trainer"], **changed}
-    config["estimator"] = estimator
+    config["estimator"] = options["estimator"] if isinstance(asked, Estimator) else NOT_MEASURED
     if options.get("binarize") is not None:
         config["data"]["binarize"] = options["binarize"]
-    checkpoint, how = _checkpoint(run, config, options["checkpoint"])
     parts = assemble(config)
     if options["seed"] is not None:
         parts.module.noise = Noise(options["seed"])
+    if asked is not None:
+        split, data = options["split"], parts.data
+        data.tested = Tested(split, _images(options["num_images"], data.size(split), split))
+    return parts
+
+
+def _open(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Stored:
+    run = RunDirectory.open(options["run"])
+    config, manifest = read_yaml(run.config_file), read_manifest(run)
+    checkpoint, how = _checkpoint(run, config, options["checkpoint"])
+    parts = _parts(config, options, asked)
     if checkpoint == run.weights_file:
         parts.module.evaluated.load_state_dict(load_file(checkpoint))
     else:
@@ -306,9 +378,12 @@ def _folder_name(
 ) -> str:
     """A name that two evaluations share if and only if they have to give the same values."""
     parts = stored.parts
-    settings = {key: value for key, value in estimator.items() if key != "max_rows"}
+    settings = {key: value for key, value in estimator.items() if key not in ROUNDING}
     index = parts.data.tested.index
     depends_on = {
+        "numbers": NUMBERS,
+        "version": version("vaelab"),
+        "seed": parts.module.noise.seed,
         "weights": file_digest(stored.checkpoint),
         "protocol": protocol,
         "estimator": settings,
@@ -333,7 +408,7 @@ def _one_of_several_processes(run: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(folder: Path) -> Iterator[None]:
+def _interruptible(folder: Path, force: bool) -> Iterator[None]:
     stop = StopRequest()
     try:
         with stop.watching():
@@ -342,6 +417,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
         found = interruption(error, stop)
         assert found is not None
         status, text = found
+        command = "the same command without force=true" if force else "the same command"
         raise RunFailed(
-            f"interrupted by {text}; the same command goes on from what is done, in {folder}", status
+            f"interrupted by {text}; {command} goes on from what is done, in {folder}", status
         ) from error

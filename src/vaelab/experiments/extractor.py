@@ -22,6 +22,7 @@ from vaelab.errors import SettingError
 from vaelab.evidence.progress import Progress, told
 from vaelab.networks.lenet import LEAST_SIZE, MOST_CHANNELS, LeNet
 from vaelab.noise import Noise
+from vaelab.training.arithmetic import full_float32
 
 RECIPE = 1  # part of the cache key: raise it when anything below or in LeNet changes the weights
 SEED = 0  # of the weights and of the order, whatever the seed of the run
@@ -144,13 +145,14 @@ def _batches(noise: Noise, num_images: int) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def _same_arithmetic() -> Iterator[None]:
-    """One thread, and denormal numbers flushed to zero: what else the process has set must not change the weights."""
+    """One thread, all bits of float32, and denormal numbers flushed to zero: what else the process has set must not change the weights."""
     threads = torch.get_num_threads()
     flushed = not bool(torch.tensor(1e-30) * 1e-10 > 0)  # torch does not say what is set
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     try:
-        yield
+        with full_float32():
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(flushed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,36 +32,51 @@ from vaelab.training.checkpoints import file_digest
 SELECTED_BY = "elsewhere"
 
 
-def import_weights(
-    config: dict[str, Any],
-    weights: Path,
-    key_map: Path | None,
-    argv: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-) -> RunDirectory:
-    """Make a run directory of a model and weights from elsewhere.
+@dataclass(frozen=True)
+class Elsewhere:
+    """A model and its weights.
 
-    Args:
+    Attributes:
         config: of the model and its data, as ``vae-train`` would have it; resolved, primitives only.
         weights: a ``state_dict``, by itself or under the key ``state_dict``, as ``.safetensors`` or as ``torch.save`` writes it.
         key_map: YAML, names in ``weights`` -> names in the model, null = not used; a name that it does not list keeps its own. None = all do.
         argv, overrides: how it was asked for, for the record.
+    """
+
+    config: dict[str, Any]
+    weights: Path
+    key_map: Path | None = None
+    argv: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+
+    def load_into(self, model: nn.Module) -> None:
+        """Give ``model`` the weights.
+
+        Raises:
+            SettingError: a file that cannot be read; names or shapes that are not the model's.
+        """
+        names = {} if self.key_map is None else _read_map(self.key_map)
+        load_all(model, renamed(read_weights(self.weights), names, self.key_map), self.weights)
+
+
+def import_weights(elsewhere: Elsewhere) -> RunDirectory:
+    """Make a run directory of a model and weights from elsewhere.
 
     Raises:
-        SettingError: a file that cannot be read; names or shapes that are not the model's. Nothing was written.
+        SettingError: see :meth:`Elsewhere.load_into`; nothing was written.
     """
-    tensors = renamed(read_weights(weights), {} if key_map is None else _read_map(key_map), key_map)
+    config, weights, key_map = elsewhere.config, elsewhere.weights, elsewhere.key_map
     parts = assemble(config)
-    load_all(parts.module.model, tensors, weights)
+    elsewhere.load_into(parts.module.model)
     run = RunDirectory.create(Path(config["paths"]["log_dir"]) / config["name"])
     write_yaml(run.config_file, parts.config)
-    write_yaml(run.overrides_file, list(overrides))
+    write_yaml(run.overrides_file, list(elsewhere.overrides))
     content = {name: value.contiguous() for name, value in parts.module.model.state_dict().items()}
     write_atomically(run.weights_file, save(content, metadata={"format": "pt"}))
     start_manifest(
         run,
-        argv=argv,
-        overrides=overrides,
+        argv=elsewhere.argv,
+        overrides=elsewhere.overrides,
         experiment=None,
         seed=config["seed"],
         device={"kind": "cpu"},

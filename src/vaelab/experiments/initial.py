@@ -7,10 +7,12 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from vaelab.build import PARTS
 from vaelab.errors import SettingError, nearest
 from vaelab.experiments.parent import Parent
+from vaelab.training import read_checkpoint
 
 
 def take_weights(model: nn.Module, config: Mapping[str, Any], parent: Parent) -> dict[str, list[str]]:
@@ -49,6 +51,37 @@ def take_weights(model: nn.Module, config: Mapping[str, Any], parent: Parent) ->
         rule = f"nothing of it would be used: {', '.join(sorted(changed))} differ from its settings"
         raise SettingError("init_from", parent.run.path, rule)
     return parts
+
+
+def take_moments(
+    config: Mapping[str, Any], parent: Parent, inherited: Mapping[str, list[str]]
+) -> dict[int, dict[str, Any]]:
+    """What the parent's optimizer knew of each weight where its weights were chosen, by the weight's number.
+
+    Raises:
+        SettingError: other weights or another optimizer than the parent's, for which its moments mean nothing; no checkpoint is left of it.
+    """
+    setting = "init_from_optimizer"
+    new = [*inherited["new"], *([] if config.get("train_only") is None else ["train_only"])]
+    if new:
+        rule = f"the parent's moments are those of all its weights, and here {', '.join(new)} is another"
+        raise SettingError(setting, True, rule)
+    here, there = (c["optimizer"]["_target_"] for c in (config, parent.config))
+    if here != there:
+        raise SettingError(setting, True, f"the parent's moments are those of {there}, and not of {here}")
+    best, last = parent.run.best_checkpoint, parent.run.last_checkpoint
+    checkpoint = best if best.is_file() else last
+    if not checkpoint.is_file():
+        raise SettingError(setting, True, f"{parent.run.path} has no checkpoint any more, only its weights")
+    (state,) = read_checkpoint(checkpoint)["optimizer_states"]
+    return state["state"]
+
+
+def with_moments(optimizer: Optimizer, moments: Mapping[int, Any]) -> Optimizer:
+    """``optimizer`` with its own settings, and the moments of another."""
+    if moments:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(moments)})
+    return optimizer
 
 
 def train_only(model: nn.Module, names: str | Sequence[str] | None, new: Sequence[str] = ()) -> None:

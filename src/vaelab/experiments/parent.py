@@ -11,7 +11,7 @@ from vaelab.errors import SettingError
 from vaelab.runs import RunDirectory, read_yaml
 
 #: never a parent's: they say where and how this run is shown, and what it is
-OWN = ("paths", "logger", "callbacks", "tags", "init_from", "train_only")
+OWN = ("paths", "logger", "callbacks", "tags", "init_from", "init_from_optimizer", "train_only")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class Request:
         requested_data: the data set asked for, where another one is used instead.
         fallback_reason: why, in a sentence.
         parent: folder of the run directory, where it is not ``<log_dir>/<name>``.
+        note: a file that is to name the run directory, once it is there.
         directory: name of the run directory in it, where it is not made of the time.
     """
 
@@ -29,3 +30,4 @@ class Request:
     fallback_reason: str | None = None
     parent: Path | None = None
     directory: str | None = None
+    note: Path | None = None

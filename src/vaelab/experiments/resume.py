@@ -21,16 +21,21 @@ from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, data
 from vaelab.runs import (
     MetricsWriter,
     RunDirectory,
+    Secrets,
     Status,
     complete_manifest,
     read_manifest,
     read_status,
     read_yaml,
 )
-from vaelab.runs.environment import intra_op
+from vaelab.runs.environment import intra_op, platform_record, versions
+from vaelab.runs.git import git_state
 from vaelab.runs.status import utc_now
 from vaelab.training import Trainer
 from vaelab.training.checkpoints import Found, file_digest, newest, reinstate
+
+#: packages whose version moves numbers
+MOVES_NUMBERS = ("python", "torch", "lightning", "numpy", "zuko", "vaelab")
 
 
 def resume(directory: Path | str, data_dir: str | None = None) -> Result:
@@ -54,6 +59,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
         _refuse(run)
     find_data(config, data_dir)
     if (threads := intra_op(manifest)) is not None:
+        # sums of products depend on how many threads share them
         torch.set_num_threads(threads)
     found, wrong = newest(run.checkpoints)
     parts = assemble(config, None if found is not None else recorded_parent(config, manifest))
@@ -64,10 +70,15 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     last = None if found is None else reinstate(found)
     _cut_back(run, found)
 
-    def begin() -> None:
+    def begin(_: Secrets) -> None:
+        changed = _changed(manifest)
         for line in wrong:
             print(f"not used: {line}")
-        _note(run, manifest, found, wrong)
+        if changed:
+            print(
+                f"not what it was when the run began, so that it may not come out bit for bit: {'; '.join(changed)}"
+            )
+        _note(run, manifest, found, wrong, changed)
         _say(parts, trainer, run, found)
 
     tracker = manifest["tracker"]
@@ -108,8 +119,11 @@ def recorded_parent(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> P
 
 def _same_data(parts: Parts, manifest: dict[str, Any]) -> None:
     """Refuse other images than those that the run was trained on."""
-    recorded, here = manifest["data"]["digests"], data_record(parts.data)["digests"]
-    changed = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
+    recorded, here = (
+        {**record["digests"], **record.get("splits", {})}
+        for record in (manifest["data"], data_record(parts.data))
+    )
+    changed = [name for name in recorded if recorded[name] != here.get(name)]
     if changed:
         rule = (
             f"other data than the run was trained on: {', '.join(changed)} differ from the digests on record"
@@ -128,12 +142,31 @@ def _cut_back(run: RunDirectory, found: Found | None) -> None:
         shutil.rmtree((run.path / PER_IMAGE).with_suffix(""), ignore_errors=True)
 
 
-def _note(run: RunDirectory, manifest: dict[str, Any], found: Found | None, wrong: list[str]) -> None:
+def _changed(manifest: dict[str, Any]) -> list[str]:
+    """What else than data and settings moves numbers, and is no longer as recorded."""
+    here = {"versions": versions(), "platform": platform_record(), "git": git_state()}
+    found = [
+        f"{name} {manifest['versions'].get(name)} -> {version}"
+        for name, version in here["versions"].items()
+        if name in MOVES_NUMBERS and manifest["versions"].get(name) != version
+    ]
+    if manifest["platform"]["cpu"] != here["platform"]["cpu"]:
+        found.append(f"processor {manifest['platform']['cpu']} -> {here['platform']['cpu']}")
+    before, now = manifest["git"], here["git"]
+    if before is not None and now is not None and before["commit"] != now["commit"]:
+        found.append(f"commit {before['commit']} -> {now['commit']}")
+    return found
+
+
+def _note(
+    run: RunDirectory, manifest: dict[str, Any], found: Found | None, wrong: list[str], changed: list[str]
+) -> None:
     resumed = {
         "at": utc_now(),
         "step": 0 if found is None else found.step,
         "checkpoint": None if found is None else found.path.name,
         "not_used": wrong,
+        "changed": changed,
     }
     complete_manifest(run, Status.RUNNING, resumed=[*manifest.get("resumed", []), resumed])
 

@@ -112,8 +112,11 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
         request.parent or Path(config["paths"]["log_dir"]) / config["name"], request.directory
     )
 
-    def begin() -> None:
-        _write_record(parts, trainer, run, request, parent, Secrets.of(os.environ, config))
+    def begin(secrets: Secrets) -> None:
+        _write_record(parts, trainer, run, request, parent, secrets)
+        if request.note is not None:
+            request.note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(request.note, str(run.path.resolve()))
         if request.fallback_reason is not None:
             Console().print(banner(request.fallback_reason))
         _say_what_runs(parts, trainer, run)
@@ -153,7 +156,7 @@ def carry_out(
     parts: Parts,
     trainer: Trainer,
     run: RunDirectory,
-    begin: Callable[[], None],
+    begin: Callable[[Secrets], None],
     tracker_id: str,
     found: Found | None = None,
 ) -> Result:
@@ -163,7 +166,7 @@ def carry_out(
         parts: of the run.
         trainer: that carries them out.
         run: the directory.
-        begin: called first, within what goes into ``console.log``; after it the manifest is there.
+        begin: called first, with what no record may hold, within what goes into ``console.log``; after it the manifest is there.
         tracker_id: of the run at the tracker.
         found: the checkpoint that the run goes on from; None = from the first step.
 
@@ -180,7 +183,7 @@ def carry_out(
             stack.callback(os.environ.pop, name, None)
         console = stack.enter_context(ConsoleLog(run.console_file, secrets.redact))
         ending = stack.enter_context(recorded(run, secrets.redact))
-        begin()
+        begin(secrets)
         if config["trainer"]["enable_progress_bar"]:
             trainer.callbacks.insert(0, RunProgress(console.screen))  # pyright: ignore[reportAttributeAccessIssue]
         trainer.loggers = [MetricsFile(run.metrics_file), *_loggers(parts, run, ending, tracker_id)]
@@ -405,7 +408,7 @@ def make_cards(
     if lost:
         advice = "the run diverged; lower optimizer.lr, or bound the gradient with optimizer.clip_norm"
         raise FloatingPointError(f"the bound of {lost} of {len(bounds)} images is not finite: {advice}")
-    return cards(
+    made = cards(
         values,
         parts.module.estimator,
         split=parts.data.tested.split,
@@ -416,6 +419,7 @@ def make_cards(
         closed_form=parts.module.objective.traits.closed_form_kl,
         warning=warning,
     )
+    return [replace(card, seed=parts.module.noise.seed) for card in made]
 
 
 def _finish(

@@ -61,6 +61,7 @@ class Card:
             expectation, so that it is no part of the protocol.
         floor: the same number with training images in the place of what the model makes: what a perfect model
             would have. None without such a comparison.
+        seed: of the estimator's noise, which ``se_mc`` covers, so that it is no part of the protocol.
     """
 
     metric: str
@@ -83,6 +84,7 @@ class Card:
     curve: dict[str, float] | None = None
     kl: str | None = None
     floor: float | None = None
+    seed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

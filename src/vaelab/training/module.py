@@ -23,6 +23,7 @@ from vaelab.models import Terms
 from vaelab.noise import ImageDraws, Noise, Split
 from vaelab.runs import write_atomically
 from vaelab.runs.interruption import StopRequest
+from vaelab.training.arithmetic import full_float32
 from vaelab.training.per_image import PerImageParts, archive
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
@@ -305,10 +306,10 @@ class VAEModule(L.LightningModule):
     def test_step(self, index: Tensor, batch_idx: int) -> None:
         assert self.results is not None
         started, split = time.perf_counter(), self.data.tested.split
-        batch = self.data.evaluation_batch(split, index)
         made = self.estimator.simulates  # its images share no noise with those of the data
         draws = ImageDraws(self.noise, Split.simulated, index) if made else self._draws(split, index)
-        columns = self.estimator(self.evaluated, batch, draws)
+        with full_float32():
+            columns = self.estimator(self.evaluated, self.data.evaluation_batch(split, index), draws)
         self.results.add(index, columns, time.perf_counter() - started)
 
     def on_test_epoch_end(self) -> None:

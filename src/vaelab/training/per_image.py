@@ -67,8 +67,13 @@ class PerImageParts:
         columns = self.read()
         seconds = columns.pop(SECONDS)
         write_atomically(path, archive(columns))
-        shutil.rmtree(self.folder)
+        self.discard()
         return float(seconds.sum())
+
+    def discard(self) -> None:
+        """Remove the parts, if there are any."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
 
 
 def archive(columns: Mapping[str, np.ndarray]) -> bytes:
