@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -303,7 +304,8 @@ class Clone:
     def train(self, *overrides: str) -> Path:
         done = self.call("train", *overrides)
         assert done.returncode == 0, done.stdout + done.stderr
-        return Path(done.stdout.split()[-1])
+        (directory,) = re.findall(r"^\d+ s  (\S+)$", done.stdout, re.MULTILINE)
+        return Path(directory)
 
     def left(self) -> list[str]:
         """What is left of reproductions."""
@@ -371,7 +373,7 @@ def test_in_real_processes_with_changes_that_were_never_committed(clone: Clone) 
 @pytest.mark.parametrize("signum, exit_status", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_in_real_processes_stopped_leaves_nothing_behind(clone: Clone, signum: int, exit_status: int) -> None:
     clone.git("checkout", ".")
-    run = clone.train(*SETTINGS, "trainer.max_steps=200", "logger=none")
+    run = clone.train(*SETTINGS, "logger=none")
     with (clone.top / "src" / "vaelab" / "training" / "rates.py").open("a") as file:
         file.write("\n# so that it takes a worktree\n")
     words, variables = clone.command("reproduce", str(run))

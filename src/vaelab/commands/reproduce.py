@@ -67,6 +67,7 @@ def _agreed(question: str, yes: bool) -> bool:
 def _show(found: Reproduction) -> int:
     from rich.console import Console
 
+    from vaelab.runs.drift import Drift
     from vaelab.runs.verdict import TOLERANCE, Agreement
 
     verdict, console = found.verdict, Console(highlight=False)
@@ -80,6 +81,10 @@ def _show(found: Reproduction) -> int:
         )
     if verdict.agreement is not Agreement.BITWISE:
         console.print(f"tolerance: {TOLERANCE}", markup=False)
+        if all(row.drift is Drift.SAME for row in found.rows):
+            console.print(
+                "nothing that is on record has changed, so every bit should be the same; on a GPU that takes trainer.deterministic=true"
+            )
     console.print(f"compared: {'; '.join(verdict.compared)}", markup=False)
     if verdict.not_compared:
         console.print(f"not on record: {', '.join(verdict.not_compared)}", markup=False)

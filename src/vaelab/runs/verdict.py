@@ -164,10 +164,13 @@ def _settings(recorded: Record, again: Record) -> dict[int, bool]:
     if recorded.run is None or again.run is None or not recorded.run.metrics_file.is_file():
         return {}
     a, b = rows(recorded.run.metrics_file), rows(again.run.metrics_file)
-    return {
-        step: all(math.isclose(a[step][key], b[step][key], rel_tol=EXACT) for key in SETTINGS if key in a[step] and key in b[step])
-        for step in {*a} & {*b}
-    }  # fmt: skip
+    found: dict[int, bool] = {}
+    for step in sorted({*a} & {*b}):
+        for key in SETTINGS:
+            if key in a[step] and key in b[step]:
+                is_equal = math.isclose(a[step][key], b[step][key], rel_tol=EXACT)
+                found[step] = found.get(step, True) and is_equal
+    return found
 
 
 Part = tuple[list[str], list[str], list[str], bool]  # compared, not on record, what differs, too far apart
