@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from oracles import BlockDraws, LinearGaussian, pixel_model
 from vaelab.errors import SettingError
-from vaelab.evidence import Annealing, bdmc, estimate
+from vaelab.evidence import AnnealedEstimator, Annealing, BidirectionalEstimator, bdmc, estimate
 from vaelab.evidence.bdmc import simulated
 
 
@@ -22,7 +23,10 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("start", Annealing.STARTS)
-@pytest.mark.parametrize("latent_dim, num_pixels, num_steps", [(2, 3, 4), (10, 12, 20)])
+@pytest.mark.parametrize(
+    "latent_dim, num_pixels, num_steps",
+    [(2, 3, 4), (10, 12, 20), pytest.param(50, 60, 40, marks=pytest.mark.slow)],
+)
 def test_the_mean_bounds_enclose_the_evidence(
     latent_dim: int, num_pixels: int, num_steps: int, start: str
 ) -> None:
@@ -118,3 +122,28 @@ def test_models_with_many_dimensions_are_refused_by_name() -> None:
     oracle = LinearGaussian(201, 2, num_images=1)
     with pytest.raises(SettingError, match="estimator=bdmc"):
         bdmc(oracle.model, BlockDraws(0, 1), Annealing())
+
+
+def test_the_noise_of_the_upper_bound_is_not_known() -> None:
+    """All backward chains of an image begin with one draw of its posterior: only other images show what another draw gives."""
+    oracle = LinearGaussian(2, 3)
+    estimator = BidirectionalEstimator(num_chains=4, num_steps=4, leapfrog_steps=2)
+    numbers = estimator.numbers(estimator(oracle.model, oracle.batch, BlockDraws(0, len(oracle.batch.x))))
+    known = {number.metric: number.estimate.se_mc is not None for number in numbers}
+    assert known == {"log_px_lower": True, "log_px_upper": False, "log_px_gap": False}
+    assert all(number.estimate.se_images is not None for number in numbers)
+    assert all(number.acceptance is not None for number in numbers)
+
+
+@pytest.mark.parametrize("estimator", [AnnealedEstimator, BidirectionalEstimator])
+@pytest.mark.parametrize("share, warned", [(0.2, True), (0.65, False), (float("nan"), False)])
+def test_chains_that_hardly_move_are_told(estimator: Any, share: float, warned: bool) -> None:
+    columns = dict.fromkeys(
+        ("log_px", "log_px_variance", "log_px_lower", "log_px_lower_variance", "log_px_upper", "log_px_gap"),
+        torch.zeros(4),
+    )
+    columns |= dict.fromkeys(
+        ("acceptance", "acceptance_forwards", "acceptance_backwards"), torch.full((4,), share)
+    )
+    numbers = estimator().numbers({**columns, "ess": torch.full((4,), 16.0)})
+    assert all(("trajectories were accepted" in str(number.warning)) is warned for number in numbers)

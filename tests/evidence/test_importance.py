@@ -144,3 +144,27 @@ def nll_card(oracle: LinearGaussian, num_samples: int) -> Card:
         protocol={"label": "nll", "dequantize": False}, num_pixels=60, checkpoint="", seconds=0.0, closed_form=False,
     )  # fmt: skip
     return next(card for card in made if card.metric == "nll")
+
+
+@pytest.mark.parametrize(
+    "num_samples, ess, warned",
+    [
+        (1000, 99.0, True),
+        (1000, 101.0, False),
+        (150, 99.0, True),
+        (50, 44.0, True),
+        (50, 49.9, False),
+        (1, 1.0, False),
+    ],
+)
+def test_under_a_hundred_is_few_unless_the_weights_are_all_but_even(
+    num_samples: int, ess: float, warned: bool
+) -> None:
+    columns = {name: torch.zeros(8) for name in ("log_px", "log_px_variance", "bias_hint", "elbo", "rate", "distortion", "elbo_variance",
+                                                "rate_variance", "distortion_variance", *(f"log_px_{k}" for k in (1, 10, 50, 100, 150, 1000)))}  # fmt: skip
+    columns["ess"] = torch.full((8,), ess)
+    nll = ImportanceEstimator(num_samples).numbers(columns)[-1]
+    assert (nll.warning is not None) is warned
+    assert (nll.estimate.se_mc is None) is (num_samples == 1), (
+        "one weight does not tell how much such weights vary"
+    )

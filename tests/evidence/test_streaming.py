@@ -11,6 +11,7 @@ from torch import Tensor
 from oracles import Oracle
 from vaelab.batch import Batch
 from vaelab.evidence import RowLimit, streamed
+from vaelab.evidence.streaming import ImageLimit, in_halves
 from vaelab.models import Terms
 
 K = 12
@@ -72,3 +73,23 @@ def test_what_no_limit_helps_is_raised() -> None:
         streamed(Small(oracle, 0), oracle.batch, oracle.eps(K), RowLimit(8), log_w)
     with pytest.raises(RuntimeError, match="shapes"):
         streamed(Small(oracle, 0, RuntimeError, "shapes"), oracle.batch, oracle.eps(K), RowLimit(8), log_w)
+
+
+def test_fewer_images_at_once_are_remembered(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def measure(images: slice) -> dict[str, Tensor]:
+        seen.append(images.stop - images.start)
+        if seen[-1] > 3:
+            raise torch.OutOfMemoryError
+        return {"index": torch.arange(images.start, images.stop)}
+
+    limit = ImageLimit(10)
+    assert in_halves(measure, 10, limit)["index"].tolist() == list(range(10))
+    assert seen == [10, 5, 3, 3, 3, 1]
+    seen.clear()
+    assert in_halves(measure, 7, limit)["index"].tolist() == list(range(7))
+    assert seen == [3, 3, 1], "the limit stays"
+    assert capsys.readouterr().out.count("out of memory") == 2
+    with pytest.raises(RuntimeError, match="shapes"):
+        in_halves(lambda images: (_ for _ in ()).throw(RuntimeError("shapes")), 2, limit)

@@ -26,8 +26,8 @@ from vaelab.training.arithmetic import SETTINGS
 
 
 @pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load("digits", "unused", download=False)
+def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
+    return load("digits", tmp_path_factory.mktemp("data"), download=False)
 
 
 @pytest.fixture
@@ -48,7 +48,8 @@ def _only_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_extractor_is_trained_in_full_float32(
     digits: ImageData, short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, seen = LeNet.forward, set[Any]()
+    forward = LeNet.forward
+    seen: set[Any] = set()
 
     def noted(self: LeNet, x: Tensor) -> Tensor:
         seen.update(setting.fp32_precision for setting in SETTINGS)

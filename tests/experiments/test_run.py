@@ -22,7 +22,7 @@ from vaelab.evidence import ImportanceEstimator, estimate
 from vaelab.experiments.assembly import assemble
 from vaelab.experiments.evaluate import evaluate, sample
 from vaelab.experiments.request import Request
-from vaelab.experiments.train import Result, train
+from vaelab.experiments.train import Result, make_cards, train
 from vaelab.runs import RunDirectory, read_cards, read_manifest, read_status, read_yaml
 from vaelab.runs.metrics import read
 from vaelab.training import VAEModule, read_checkpoint
@@ -304,6 +304,20 @@ def test_precision_passes_through(compose: Compose, precision: str) -> None:
     assert read_manifest(RunDirectory.open(result.directory))["precision"] == precision
     named = None if precision == "64-true" else precision
     assert {card.protocol.get("precision") for card in result.cards} == {named}
+
+
+def test_a_number_that_is_not_finite_becomes_no_card(
+    finished: Result, tmp_path: Path, compose: Compose
+) -> None:
+    parts = assemble(read_yaml(finished.directory / "config.yaml"))
+    with np.load(finished.directory / "per_image.npz") as file:
+        columns = dict(file)
+    columns["log_px"][[3, 5]] = np.nan
+    np.savez(tmp_path / "per_image.npz", **columns)
+    with pytest.raises(FloatingPointError, match="log_px of 2 of 360 images is not finite"):
+        make_cards(
+            parts, tmp_path / "per_image.npz", finished.directory / "checkpoints" / "best.ckpt", {}, 1.0
+        )
 
 
 def test_steps_that_were_skipped_are_said(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:

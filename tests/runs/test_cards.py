@@ -30,7 +30,7 @@ def test_cards_read_back_equal_and_the_file_is_that_of_the_design(tmp_path):
     assert content["schema"] == 1
     assert set(content["cards"][0]) == {
         "metric", "value", "se_images", "se_mc", "units", "split", "num_images", "estimator", "num_samples",
-        "ess_median", "ess_min", "bits_per_dim", "bias_hint", "curve", "kl", "floor", "seed", "warning", "protocol", "checkpoint", "seconds",
+        "ess_median", "ess_min", "acceptance", "bits_per_dim", "bias_hint", "curve", "kl", "floor", "seed", "warning", "protocol", "checkpoint", "seconds",
     }  # fmt: skip
 
 

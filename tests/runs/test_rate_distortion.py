@@ -36,15 +36,22 @@ def test_points_come_in_the_order_of_beta_with_the_errors_of_their_images(tmp_pa
     ]  # fmt: skip
     assert all(p["errors"] == pytest.approx([1 / math.sqrt(3)] * 2) for p in found["points"])
     assert (tmp_path / "rate_distortion.png").read_bytes().startswith(b"\x89PNG")
+    assert (found["label"], found["errors_over"]) == ("nll", "images")
     out = answer(capsys, tmp_path, "--rate-distortion")[1]
     assert "rate_distortion.png" in out
     assert "-104.00" in out
+    assert "label nll" in out
+    assert out.count("± images") == 2
 
 
 def test_seeds_of_one_beta_are_one_point_with_their_own_error(tmp_path, capsys):
     for seed, rate in enumerate((19.0, 20.0, 24.0)):
         a_beta(tmp_path, f"s{seed}", 1, rate, 70.0, seed=seed, tags=[f"n{seed}"], paths={"log_dir": seed})
-    (point,) = json.loads(answer(capsys, tmp_path, "--rate-distortion", "--json")[1])["points"]
+    a_beta(tmp_path, "alone", 4, 9.0, 95.0)
+    found = json.loads(answer(capsys, tmp_path, "--rate-distortion", "--json")[1])
+    assert found["errors_over"] == "runs"
+    point, alone = found["points"]
+    assert alone["errors"] is None, "an error over images would stand beside one over runs"
     assert (point["num_runs"], point["rate"], point["distortion"]) == (3, 21, 70)
     assert point["errors"] == pytest.approx([math.sqrt(7) / math.sqrt(3), 0])
 

@@ -170,6 +170,8 @@ def _rate_distortion(rows: Sequence[Row], directory: Path, arguments: argparse.N
         [p.distortion for p in points],
         [p.beta for p in points],
         errors if len(errors) == len(points) else None,
+        title=f"rate and distortion, labelled {found.label}"
+        + (f"; errors over {found.errors_over}" if len(errors) == len(points) else ""),
     )
     path = figures.save(picture, directory / "rate_distortion.png")
     _show({**rate_distortion.as_json(found), "picture": str(path)}, rate_distortion.render(found), arguments)

@@ -19,11 +19,13 @@ from vaelab.evidence.draws import Draws
 from vaelab.evidence.estimates import estimate
 from vaelab.evidence.estimator import Estimator, Number, Progress
 from vaelab.evidence.importance import LOW_ESS, importance, low_ess_warning
-from vaelab.evidence.streaming import in_halves
+from vaelab.evidence.streaming import ImageLimit, in_halves
 from vaelab.models import Model
 
 #: latent dimensions in all, above which chains of affordable length say too little
 MAX_DIMENSIONS = 200
+#: share of accepted trajectories below which chains do not follow their path
+LOW_ACCEPTANCE = 0.3
 #: of a posterior start, samples of q(z|x) that its moments come from
 MOMENT_SAMPLES = 256
 #: least standard deviation of a posterior start: no dimension is left at a point
@@ -389,6 +391,7 @@ class AnnealedEstimator(Estimator):
 
     def __init__(self, images_at_once: int = 100, **annealing: Any) -> None:
         self.images_at_once = integer("estimator.images_at_once", images_at_once, 1)
+        self.limit = ImageLimit(images_at_once)
         self.annealing = Annealing(**annealing)
 
     def check(self, model: Any) -> None:
@@ -406,7 +409,7 @@ class AnnealedEstimator(Estimator):
                 "acceptance": found.acceptance.double(),
             }
 
-        return in_halves(measure, len(batch.x))
+        return in_halves(measure, len(batch.x), self.limit)
 
     def numbers(self, columns: Mapping[str, Tensor]) -> list[Number]:
         chains, ess = self.annealing.num_chains, columns["ess"]
@@ -419,7 +422,12 @@ class AnnealedEstimator(Estimator):
                 is_evidence=True,
                 ess=ess,
                 settings=path_settings(self.annealing),
-                warning=low_ess_warning(ess, min(LOW_ESS, chains / 2)),
+                acceptance=columns["acceptance"],
+                # chains are few and their weights even: error bars of 64 were found to cover
+                warning=joined(
+                    low_ess_warning(ess, min(LOW_ESS, chains / 2)),
+                    low_acceptance_warning(columns["acceptance"]),
+                ),
             )
         ]
 
@@ -430,6 +438,24 @@ class AnnealedEstimator(Estimator):
 def path_settings(annealing: Annealing) -> dict[str, Any]:
     """What two estimates along paths must share, beside the number of chains."""
     return {"annealing": {key: value for key, value in asdict(annealing).items() if key != "num_chains"}}
+
+
+def low_acceptance_warning(acceptance: Tensor) -> str | None:
+    """The sentence that goes with trajectories of which too many were rejected for the chains to follow the path; None if they were not.
+
+    Args:
+        acceptance: of each image ``[N]``, nan where there were none.
+    """
+    share = acceptance.nanmean().item()
+    if math.isnan(share) or share >= LOW_ACCEPTANCE:
+        return None
+    advice = "a larger estimator.num_steps leaves the step sizes more time to adapt"
+    return f"only {share:.0%} of the trajectories were accepted, so that the chains hardly moved: {advice}"
+
+
+def joined(*warnings: str | None) -> str | None:
+    """One line of those that there are."""
+    return "; ".join(warning for warning in warnings if warning) or None
 
 
 def no_evidence(estimator: str) -> SettingError:

@@ -15,6 +15,7 @@ from vaelab.evidence.ais import (
     Annealing,
     annealed_path,
     check_dimensions,
+    low_acceptance_warning,
     no_evidence,
     passes,
     path_settings,
@@ -23,7 +24,7 @@ from vaelab.evidence.draws import Draws
 from vaelab.evidence.estimates import estimate
 from vaelab.evidence.estimator import Estimator, Number, Progress
 from vaelab.evidence.importance import importance
-from vaelab.evidence.streaming import in_halves
+from vaelab.evidence.streaming import ImageLimit, in_halves
 from vaelab.models import Model
 
 
@@ -134,6 +135,7 @@ class BidirectionalEstimator(Estimator):
 
     def __init__(self, images_at_once: int = 100, **annealing: Any) -> None:
         self.images_at_once = integer("estimator.images_at_once", images_at_once, 1)
+        self.limit = ImageLimit(images_at_once)
         self.annealing = Annealing(**annealing)
 
     def check(self, model: Any) -> None:
@@ -154,20 +156,29 @@ class BidirectionalEstimator(Estimator):
                 "acceptance_backwards": found.acceptance_backwards.double(),
             }
 
-        return in_halves(measure, len(batch.x))
+        return in_halves(measure, len(batch.x), self.limit)
 
     def numbers(self, columns: Mapping[str, Tensor]) -> list[Number]:
+        acceptance = torch.stack([columns["acceptance_forwards"], columns["acceptance_backwards"]]).mean(0)
+        # all backward chains of an image begin with one draw of its posterior, and their spread does not tell what another draw would have given
+        variances = {
+            "log_px_lower": columns["log_px_lower_variance"],
+            "log_px_upper": None,
+            "log_px_gap": None,
+        }
         return [
             Number(
                 metric=metric,
-                estimate=estimate(columns[metric], columns[f"{metric}_variance"]),
+                estimate=estimate(columns[metric], variance),
                 estimator=self.name,
                 num_samples=self.annealing.num_chains,
                 is_evidence=True,
+                acceptance=acceptance,
                 settings=path_settings(self.annealing),
                 split="simulated",
+                warning=low_acceptance_warning(acceptance),
             )
-            for metric in ("log_px_lower", "log_px_upper", "log_px_gap")
+            for metric, variance in variances.items()
         ]
 
     def without_evidence(self) -> Estimator:

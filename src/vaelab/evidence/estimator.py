@@ -25,6 +25,7 @@ class Number:
         num_samples: K.
         is_evidence: it estimates log p(x), which only a number labelled ``nll`` may.
         ess: effective sample size of each image ``[N]``.
+        acceptance: share of accepted trajectories of each image ``[N]``, of what moves chains.
         bias_hint: see :class:`vaelab.evidence.ImportanceEstimate`.
         curve: k -> the same number from k samples.
         settings: of the estimator: what two such numbers must share beside K.
@@ -40,6 +41,7 @@ class Number:
     num_samples: int
     is_evidence: bool = False
     ess: Tensor | None = None
+    acceptance: Tensor | None = None
     bias_hint: float | None = None
     curve: Mapping[int, float] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -20,6 +20,8 @@ from vaelab.models.terms import Terms
 
 #: under this effective sample size the delta method's error bar means little
 LOW_ESS = 100
+#: share of the samples that the effective sample size comes to where weights are all but even
+EVEN = 0.9
 #: numbers of samples that the K-curve shows
 CURVE = (1, 10, 100, 1_000, 5_000)
 
@@ -124,11 +126,14 @@ class ImportanceEstimator(Estimator):
 
     def numbers(self, columns: Mapping[str, Tensor]) -> list[Number]:
         ess, hint = columns["ess"], columns.get("bias_hint")
-        # K samples cannot have an effective size above K
-        warning = low_ess_warning(ess, min(LOW_ESS, self.num_samples / 2))
+        # fewer samples than that say as much where their weights are all but even: then q(z|x) is all but the posterior
+        warning = low_ess_warning(ess, min(LOW_ESS, EVEN * self.num_samples))
         number = Number(
             metric="nll",
-            estimate=estimate(-columns["log_px"], columns["log_px_variance"]),
+            # a single weight does not tell how much such weights vary
+            estimate=estimate(
+                -columns["log_px"], columns["log_px_variance"] if self.num_samples > 1 else None
+            ),
             estimator=self.name,
             num_samples=self.num_samples,
             is_evidence=True,

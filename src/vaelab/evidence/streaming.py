@@ -95,23 +95,46 @@ def _out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def in_halves(measure: Callable[[slice], dict[str, Tensor]], num_images: int) -> dict[str, Tensor]:
-    """``measure`` of all images, or of one half after the other where memory does not hold them together: columns ``[B]``.
+class ImageLimit:
+    """How many images are measured at once. It is halved when memory runs out, and stays so.
+
+    Args:
+        images: the limit at first.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def halve(self, tried: int) -> None:
+        """After ``tried`` images were too many."""
+        self.images = -(-tried // 2)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # what the failed attempt left in the allocator's cache
+        print(f"out of memory: going on with {self.images} images at once", flush=True)
+
+
+def in_halves(
+    measure: Callable[[slice], dict[str, Tensor]], num_images: int, limit: ImageLimit
+) -> dict[str, Tensor]:
+    """``measure`` of all images, in parts of at most ``limit.images``, fewer where memory does not hold them together: columns ``[B]``.
 
     Raises:
         torch.OutOfMemoryError: one image is too much.
     """
-
-    def measured(images: slice) -> dict[str, Tensor]:
+    parts: list[dict[str, Tensor]] = []
+    start = 0
+    while start < num_images:
+        images = slice(start, min(start + limit.images, num_images))
         size = images.stop - images.start
         try:
-            return measure(images)
+            parts.append(measure(images))
         except RuntimeError as error:
             if not _out_of_memory(error) or size == 1:
                 raise
-        print(f"out of memory: going on with {-(-size // 2)} images at once", flush=True)
-        middle = images.start + size // 2
-        parts = [measured(slice(images.start, middle)), measured(slice(middle, images.stop))]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    return measured(slice(0, num_images))
+        else:
+            start = images.stop
+            continue
+        limit.halve(
+            size
+        )  # outside of the handler: the exception keeps its frames, and with them their tensors, alive
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -120,6 +120,7 @@ def card(
         seconds=seconds,
         ess_median=None if ess is None else ess.median().item(),
         ess_min=None if ess is None else ess.min().item(),
+        acceptance=None if number.acceptance is None else number.acceptance.nanmean().item(),
         bias_hint=number.bias_hint,
         curve=None if number.curve is None else {str(k): value for k, value in number.curve.items()},
         warning="; ".join(sentences) or None,

@@ -17,7 +17,8 @@ from vaelab.batch import Batch
 from vaelab.data.chunks import IndexLoader
 from vaelab.data.datamodule import ImageDataModule, SplitName
 from vaelab.errors import SettingError, choice, integer, number
-from vaelab.evidence import NLL, Estimate, Number
+from vaelab.evidence import NLL, Estimate, Number, low_ess_warning
+from vaelab.evidence.importance import LOW_ESS
 from vaelab.evidence.progress import Progress
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, without
 from vaelab.latents import Average, Diagnosis, NoiseOf, Probe, diagnose
@@ -153,8 +154,8 @@ class LatentsDiagnostic(Diagnostic):
             if average is not None:
                 # given these images: what other ones would add is not known
                 estimate = Estimate(average.value, None, _known(average.se), found.num_images)
-                warned = term in ("mutual_information", "aggregate_kl")
-                warning = found.information.warning if warned else None
+                # the rate alone has no q(z) in it
+                warning = None if term == "rate" else found.information.warning
                 yield Number(
                     CALLED.get(term, term), estimate, self.name, average.num_samples, warning=warning
                 )
@@ -177,7 +178,9 @@ class LatentsDiagnostic(Diagnostic):
                 found.cut.change,
                 self.name,
                 found.cut.num_samples,
+                ess=found.cut.ess,
                 settings={**pixels, "threshold": self.threshold},
+                warning=low_ess_warning(found.cut.ess, LOW_ESS),
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -107,6 +107,7 @@ class CutChange:
         change: nll_cut - nll; its ``se_images`` is of the paired differences.
         num_samples: K of both.
         num_cut: dimensions left out.
+        ess: the smaller of the two effective sample sizes of each image ``[N]``.
     """
 
     nll: Estimate
@@ -114,6 +115,7 @@ class CutChange:
     change: Estimate
     num_samples: int
     num_cut: int
+    ess: Tensor = field(compare=False)
 
 
 def change_by_cutting(
@@ -154,4 +156,5 @@ def change_by_cutting(
         change=estimate(nll_cut - nll),
         num_samples=samples,
         num_cut=int(inactive.sum()),
+        ess=torch.cat([torch.minimum(a.ess, b.ess) for a, b in zip(whole, left, strict=True)]),
     )

@@ -21,7 +21,17 @@ from vaelab.runs.files import read_json, write_json
 SCHEMA = 1
 MEASURED = ("metric", "units", "split", "num_images", "estimator", "num_samples")
 FLOATS = (
-    *("value", "se_images", "se_mc", "seconds", "ess_median", "ess_min", "bits_per_dim", "bias_hint"),
+    *(
+        "value",
+        "se_images",
+        "se_mc",
+        "seconds",
+        "ess_median",
+        "ess_min",
+        "acceptance",
+        "bits_per_dim",
+        "bias_hint",
+    ),
     "floor",
 )
 UNSAID = ("nats", "distance")  # beside a number in a table: the usual one, and one that the name says
@@ -46,6 +56,7 @@ class Card:
         num_samples: K, importance samples an image; of a number that is no mean over images, the samples that
             it was made of.
         ess_median, ess_min: effective sample size over images, of ``num_samples``.
+        acceptance: mean share of the trajectories that were accepted, of an estimate by chains.
         warning: one line, shown below the number.
         protocol: data, binarize, likelihood, label, selected_by, ...: what must be equal for two numbers to
             be compared.
@@ -78,6 +89,7 @@ class Card:
     seconds: float
     ess_median: float | None = None
     ess_min: float | None = None
+    acceptance: float | None = None
     warning: str | None = None
     bits_per_dim: float | None = None
     bias_hint: float | None = None

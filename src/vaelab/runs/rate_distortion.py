@@ -28,7 +28,7 @@ class Point:
     Attributes:
         beta: weight of the KL term in training.
         rate, distortion: nats per image, means over the runs; their ELBO, with beta = 1, is -(rate + distortion).
-        errors: of both: the standard error over the runs, of a single run that of its images; None where neither is known.
+        errors: of both, over the images of a single run, or over several runs; None where they are not known.
         num_runs: with other seeds and all else equal.
     """
 
@@ -51,11 +51,15 @@ class Curve:
         points: in the order of beta.
         left_out: runs that hold no number for one.
         selected_by: how the weights were chosen.
+        label: what minus the sum of the two may be called: ``nll`` (bounded by it), ``grey-bce``, ``raw-density``.
+        errors_over: ``runs`` or ``images``: what the errors of every point are over; a curve has one kind.
     """
 
     points: tuple[Point, ...]
     left_out: tuple[str, ...]
     selected_by: str
+    label: str
+    errors_over: str
 
 
 def curve(rows: Sequence[Row], selection: Selection) -> Curve:
@@ -77,17 +81,21 @@ def curve(rows: Sequence[Row], selection: Selection) -> Curve:
     for row, pair in pairs:
         betas.setdefault(_beta(row), []).append(pair)
     with_numbers = {id(row) for row, _ in pairs}
+    over_runs = any(len(of_beta) > 1 for of_beta in betas.values())
     return Curve(
-        tuple(_point(beta, betas[beta]) for beta in sorted(betas)),
+        tuple(_point(beta, betas[beta], over_runs) for beta in sorted(betas)),
         tuple(row.name for row in rows if id(row) not in with_numbers),
         str(reference.protocol.get("selected_by")),
+        str(reference.protocol.get("label")),
+        "runs" if over_runs else "images",
     )
 
 
 def render(found: Curve) -> RenderableType:
     """What ``vae-runs --rate-distortion`` prints beside the picture."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("beta", "runs", "rate", "", "distortion", "", "elbo"):
+    error = f"± {found.errors_over}"
+    for name in ("beta", "runs", "rate", error, "distortion", error, "elbo"):
         table.add_column(name, justify="right", no_wrap=True)
     for p in found.points:
         ends = (None, None) if p.errors is None else p.errors
@@ -95,7 +103,9 @@ def render(found: Curve) -> RenderableType:
             f"{p.beta:g}", str(p.num_runs), f"{p.rate:.2f}", plus_minus(ends[0]), f"{p.distortion:.2f}",
             plus_minus(ends[1]), f"{p.elbo:.2f}",
         )  # fmt: skip
-    below = [Text(printable(f"no such cards: {', '.join(found.left_out)}"))] if found.left_out else []
+    below = [Text(printable(f"label {found.label}"))]
+    if found.left_out:
+        below.append(Text(printable(f"no such cards: {', '.join(found.left_out)}")))
     if found.selected_by.startswith("val/elbo"):
         text = "the weights were chosen by val/elbo, in which beta is 1: with another beta that can be an early epoch; data.val_size=0 tests the last ones"
         below.append(Text.assemble(("! ", "bold red"), text))
@@ -105,7 +115,7 @@ def render(found: Curve) -> RenderableType:
 def as_json(found: Curve) -> dict[str, Any]:
     """The same content for programs."""
     points = [{**vars(p), "elbo": p.elbo} for p in found.points]
-    return {"points": points, "left_out": list(found.left_out), "selected_by": found.selected_by}
+    return {**vars(found), "points": points, "left_out": list(found.left_out)}
 
 
 def _pair(row: Row, selection: Selection) -> tuple[Card, Card] | None:
@@ -133,12 +143,14 @@ def _other_settings(a: Row, b: Row) -> list[str]:
     return [name for name in names if name not in x or name not in y or x[name] != y[name]]
 
 
-def _point(beta: float, pairs: Sequence[tuple[Card, Card]]) -> Point:
+def _point(beta: float, pairs: Sequence[tuple[Card, Card]], over_runs: bool) -> Point:
     values = [[pair[i].value for pair in pairs] for i in range(2)]
-    if len(pairs) > 1:
-        errors = [statistics.stdev(of_runs) / math.sqrt(len(pairs)) for of_runs in values]
-    else:
+    if not over_runs:
         errors = [error for card in pairs[0] if (error := card.se_images) is not None]
+    elif len(pairs) > 1:
+        errors = [statistics.stdev(of_runs) / math.sqrt(len(pairs)) for of_runs in values]
+    else:  # one run does not tell how much runs vary
+        errors = []
     return Point(
         beta,
         statistics.fmean(values[0]),
