@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,7 @@ from vaelab.runs import (
     write_json,
 )
 from vaelab.runs.cards import comparable, table
+from vaelab.runs.environment import versions
 from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.training import PerImageParts, TestProgress, Trainer, parts_progress
 from vaelab.training.arithmetic import full_float32
@@ -396,7 +396,7 @@ def _folder_name(
     index = parts.data.tested.index
     depends_on = {
         "numbers": NUMBERS,
-        "version": version("vaelab"),
+        "version": versions().get("vaelab"),  # None where it runs from its source alone
         "seed": parts.module.noise.seed,
         "weights": file_digest(stored.checkpoint),
         "protocol": protocol,
