@@ -23,6 +23,7 @@ from vaelab.experiments import reproduce as reproducing
 from vaelab.experiments.reproduce import environment, reproduce
 from vaelab.experiments.train import train
 from vaelab.runs import RunDirectory, Status, read_json, read_manifest, write_json, write_yaml
+from vaelab.runs.identity import config_hash
 from vaelab.runs.metrics import read
 from vaelab.runs.record import TRACKER_MANIFEST, Record
 from vaelab.runs.verdict import Agreement
@@ -187,6 +188,17 @@ def test_devices_that_are_not_here_are_replaced(monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
         settle(trainer, device)
         assert trainer == expected
+
+
+def test_of_the_settings_only_those_of_a_machine_are_replaced(made: RunDirectory) -> None:
+    record = Record.open(made.path)
+    record.config["logger"] = {"name": "wandb", "project": "p", "entity": None, "group": None}
+    config = reproducing._config(record, str(made.path))
+    assert config["logger"] == {"name": "none"}
+    assert config["paths"]["data_dir"] == str(made.path)
+    changed = {key for key in record.config if config[key] != record.config[key]}
+    assert changed == {"logger", "paths"}
+    assert config_hash(config) == config_hash(record.config)
 
 
 def test_ones_own_data_are_found_where_they_lie_now(made: RunDirectory, tmp_path: Path) -> None:
@@ -376,10 +388,10 @@ def test_in_real_processes_stopped_leaves_nothing_behind(clone: Clone, signum: i
     run = clone.train(*SETTINGS, "logger=none")
     with (clone.top / "src" / "vaelab" / "training" / "rates.py").open("a") as file:
         file.write("\n# so that it takes a worktree\n")
-    words, variables = clone.command("reproduce", str(run))
+    words, variables = clone.command("reproduce", str(run), "--keep")
     process = subprocess.Popen(words, env=variables, cwd=clone.top.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(clone.temporary.glob("vae-reproduce-*/run/*/manifest.json")):
+    kept, deadline = RunDirectory(clone.logs / "reproductions" / run.name), time.monotonic() + 120
+    while not kept.manifest_file.exists():
         assert process.poll() is None and time.monotonic() < deadline  # noqa: PT018
         time.sleep(0.05)
     process.send_signal(signum)
@@ -388,6 +400,7 @@ def test_in_real_processes_stopped_leaves_nothing_behind(clone: Clone, signum: i
     assert "Traceback" not in said
     assert clone.left() == []
     assert not (run / "reproductions.json").exists()
+    assert read_manifest(kept)["status"] == "interrupted", "it was told, and not killed"
 
 
 @pytest.mark.slow
