@@ -6,6 +6,7 @@ A configuration is data, also one that somebody else sent: it can name what is l
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,33 +18,35 @@ from torch import nn
 from vaelab.errors import SettingError, integer, nearest
 from vaelab.noise import Noise
 
-#: rooms whose public names (``__all__``) a configuration may build
-ROOMS = (
-    "vaelab.networks",
-    "vaelab.posteriors",
-    "vaelab.priors",
-    "vaelab.likelihoods",
-    "vaelab.models",
-    "vaelab.objectives",
-)
-#: what else it may build
-OTHERS = (
-    "vaelab.data.ImageDataModule",
-    "vaelab.evidence.AnnealedEstimator",
-    "vaelab.evidence.BidirectionalEstimator",
-    "vaelab.evidence.BoundEstimator",
-    "vaelab.evidence.ImportanceEstimator",
-    "vaelab.experiments.latents.LatentsDiagnostic",
-    "vaelab.experiments.sample_quality.SampleQualityDiagnostic",
-    "vaelab.training.EarlyStoppingAfterWarmup",
-    "vaelab.training.TrackerPictures",
-    "lightning.pytorch.Trainer",
-    "lightning.pytorch.loggers.CSVLogger",
-    "lightning.pytorch.loggers.TensorBoardLogger",
-    "torch.optim.Adam",
-    "torch.optim.AdamW",
-    "torch.optim.Adamax",
-)
+#: the room whose public names (``__all__``) a group of the configuration may build
+ROOMS = {
+    "encoder": "vaelab.networks",
+    "decoder": "vaelab.networks",
+    "posterior": "vaelab.posteriors",
+    "prior": "vaelab.priors",
+    "likelihood": "vaelab.likelihoods",
+    "model": "vaelab.models",
+    "objective": "vaelab.objectives",
+    "schedule": "vaelab.objectives",
+}
+#: what the others may build
+OTHERS = {
+    "data": ("vaelab.data.ImageDataModule",),
+    "estimator": (
+        "vaelab.evidence.AnnealedEstimator",
+        "vaelab.evidence.BidirectionalEstimator",
+        "vaelab.evidence.BoundEstimator",
+        "vaelab.evidence.ImportanceEstimator",
+        "vaelab.experiments.latents.LatentsDiagnostic",
+        "vaelab.experiments.sample_quality.SampleQualityDiagnostic",
+    ),
+    "callbacks": ("vaelab.training.EarlyStoppingAfterWarmup", "vaelab.training.TrackerPictures"),
+    "trainer": ("lightning.pytorch.Trainer",),
+    "logger": ("lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.TensorBoardLogger"),
+    "optimizer": ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.Adamax"),
+}
+#: what other tools read as an instruction (``_target_``, ``_partial_``, ``_args_``, ...)
+_INSTRUCTION = re.compile(r"_\w*_")
 #: groups that a model may be made of
 PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood")
 #: entry points of installed packages: a configuration names one by its name
@@ -54,22 +57,43 @@ def resolve(target: object, where: str) -> Callable[..., Any]:
     """The class or function that ``target`` names.
 
     Args:
-        target: dotted name of the allow-list, or the name of an entry point of :data:`ENTRY_POINTS`.
-        where: the group, for the message.
+        target: dotted name of what the group may build, or the name of an entry point of :data:`ENTRY_POINTS`.
+        where: the group, or ``group.name``.
 
     Raises:
         SettingError: it is not allowed.
     """
-    if isinstance(target, str):
-        room, _, name = target.rpartition(".")
-        if target in OTHERS or (room in ROOMS and name in import_module(room).__all__):
+    allowed = _allowed(where.partition(".")[0])
+    if type(target) is str:  # a subclass could be equal to whatever it is compared with
+        if target in allowed:
+            room, _, name = target.rpartition(".")
             return getattr(import_module(room), name)
         for entry in entry_points(group=ENTRY_POINTS, name=target):
             return entry.load()
-    allowed = [f"{room}.{name}" for room in ROOMS for name in import_module(room).__all__]
-    guess = nearest(str(target), [*allowed, *OTHERS])
-    rule = f"is not among the things a configuration may build (public names of vaelab, or an entry point of {ENTRY_POINTS})"
-    raise SettingError(f"{where}._target_", target, rule, nearest=guess)
+    rule = f"is not among the things a configuration may build here (public names of vaelab, or an entry point of {ENTRY_POINTS})"
+    raise SettingError(f"{where}._target_", target, rule, nearest=nearest(str(target), allowed))
+
+
+def _allowed(group: str) -> tuple[str, ...]:
+    """The names that a group may build, entry points aside."""
+    if group in ROOMS:
+        room = ROOMS[group]
+        return tuple(f"{room}.{name}" for name in import_module(room).__all__)
+    return OTHERS.get(group, ())
+
+
+def _refuse_instructions(value: Any, setting: str) -> None:
+    """Nothing is built, called or left half-called inside an argument: what looks as if it should be is refused, not passed on."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(key, str) and _INSTRUCTION.fullmatch(key):
+                raise SettingError(
+                    f"{setting}.{key}", item, "an argument is data: nothing is built inside it"
+                )
+            _refuse_instructions(item, f"{setting}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _refuse_instructions(item, f"{setting}[{i}]")
 
 
 def build(node: Mapping[str, Any], where: str, **context: Any) -> Any:
@@ -90,6 +114,7 @@ def build(node: Mapping[str, Any], where: str, **context: Any) -> Any:
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     arguments = {key: value for key, value in node.items() if key != "_target_"}
+    _refuse_instructions(arguments, where)
     allowed = [name for name in parameters if name not in context]
     for key, value in arguments.items():
         if key not in allowed and not takes_any:

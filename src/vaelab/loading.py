@@ -2,30 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from vaelab.build import DataShape, build_model
-from vaelab.errors import SettingError
-from vaelab.runs import RunDirectory, read_manifest, read_yaml
+from vaelab.build import PARTS, DataShape, build_model
+from vaelab.errors import SettingError, integer
+from vaelab.runs import RunDirectory, read_config, read_manifest
 
 
 def load_model(directory: Path) -> nn.Module:
     """The model of a run directory with its selected weights, in evaluation mode."""
     run = RunDirectory.open(directory)
-    model = build_model(read_yaml(run.config_file), data_shape(run))
+    config = read_config(run)
+    missing = [key for key in ("model", *PARTS) if not isinstance(config.get(key), Mapping)]
+    missing += [key for key in ("latent_dim", "seed") if key not in config]
+    if missing:
+        raise SettingError(
+            "run", run.config_file, f"does not say what a model is made of: {', '.join(missing)}"
+        )
+    model = build_model(config, data_shape(run))
     if not run.weights_file.is_file():
         raise SettingError("run", directory, "has no model.safetensors: the run did not complete")
-    model.load_state_dict(load_file(run.weights_file))
+    give_weights(model, read_weights(run), run.weights_file)
     return model.eval()
 
 
 def data_shape(run: RunDirectory) -> DataShape:
     """Shape and levels of the data that a run was trained on, as recorded."""
-    data = read_manifest(run)["data"]
-    low, high = data["protocol"]["pixel_range"]
-    return DataShape(
-        tuple(data["image_shape"]), data["protocol"]["num_levels"], (low, high), data.get("num_classes", 0)
-    )
+    data: Any = read_manifest(run).get("data")
+    try:
+        channels, height, width = (integer("image_shape", n, 1) for n in data["image_shape"])
+        levels = integer("num_levels", data["protocol"]["num_levels"], 1)
+        low, high = (float(value) for value in data["protocol"]["pixel_range"])
+        classes = integer("num_classes", data.get("num_classes", 0), 0)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        rule = f"does not say what the data were like ({type(error).__name__}: {error})"
+        raise SettingError("run", run.manifest_file, rule) from None
+    return DataShape((channels, height, width), levels, (low, high), classes)
+
+
+def read_weights(run: RunDirectory, setting: str = "run") -> dict[str, Tensor]:
+    """The selected weights of a run, by name: tensors, and nothing that is executed.
+
+    Raises:
+        SettingError: of the ``setting`` that names the run, for a file that holds anything else.
+    """
+    try:
+        return load_file(run.weights_file)
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        rule = f"holds no weights that can be read safely ({_first_line(error)})"
+        raise SettingError(setting, run.weights_file, rule) from None
+
+
+def give_weights(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+    """``model`` with ``weights``, all of them.
+
+    Raises:
+        SettingError: they are those of another model; ``file`` is where they come from.
+    """
+    try:
+        model.load_state_dict(dict(weights))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        rule = f"holds the weights of another model than its configuration's ({_first_line(error)})"
+        raise SettingError("run", file, rule) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

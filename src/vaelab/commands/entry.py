@@ -40,7 +40,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vaelab.commands.environment import let_threads_sleep, load_env_file
+from vaelab.commands.environment import let_threads_sleep, load_env_file, of_a_run
 from vaelab.errors import RunFailed, SettingError, nearest
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ def local_configs_first(search_path: ConfigSearchPath) -> None:
     main = [element.path for element in search_path.get_path() if element.provider == "main"]
     app.search_path = search_path
     local = Path.cwd() / "configs"
-    if main == [str(app.config_dir)] and local.is_dir() and local.resolve() != app.config_dir.resolve():
+    if main != [str(app.config_dir)] or not local.is_dir() or local.resolve() == app.config_dir.resolve():
+        return
+    if not of_a_run(local):
         search_path.prepend(provider="current directory", path=f"file://{local}", anchor="main")
 
 
@@ -343,7 +345,9 @@ class _App:
     def _say(self, message: str, cause: BaseException | None = None) -> None:
         if self.want_traceback and cause is not None:
             traceback.print_exception(cause)
-        print(f"{self.command}: {message}", file=sys.stderr, flush=True)
+        # it may quote what a file holds
+        text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in message)
+        print(f"{self.command}: {text}", file=sys.stderr, flush=True)
 
 
 def _choices(hydra: HydraConf) -> dict[str, str | list[str] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from vaelab.errors import SettingError
@@ -19,7 +20,7 @@ def load_env_file() -> None:
     ends = [i for i, folder in enumerate(folders) if folder == Path.home() or (folder / ".git").exists()]
     for folder in folders[: ends[0] + 1 if ends else 1]:
         path = folder / ".env"
-        if path.is_file():
+        if path.is_file() and not of_a_run(path):
             from dotenv import load_dotenv
 
             try:
@@ -27,6 +28,16 @@ def load_env_file() -> None:
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingError(".env", path, f"cannot be read ({error})") from error
             return
+
+
+def of_a_run(path: Path) -> bool:
+    """Whether what lies in the current directory came with a run directory: then it is data, and no setting of whoever stands there. Says so."""
+    from vaelab.runs.directory import is_run  # 0.1 s: not for --help
+
+    if not is_run(path.parent):
+        return False
+    print(f"{path} is not used: {path.parent} is a run directory", file=sys.stderr)
+    return True
 
 
 def let_threads_sleep() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from vaelab.commands.explain import Composition, explain
 from vaelab.commands.train import composed
 from vaelab.errors import SettingError
 from vaelab.runs import RunDirectory, read_yaml
+from vaelab.runs.config import refuse_interpolations
 
 if TYPE_CHECKING:
     from vaelab.experiments.foreign import Elsewhere
@@ -70,7 +72,12 @@ def _configuration(path: Path, paths: dict[str, Any]) -> tuple[list[str], dict[s
     if not path.is_file():
         raise SettingError("config", path, "no such file")
     content = read_yaml(path)
+    refuse_interpolations(content, "config", path)
     if isinstance(content, list) and all(isinstance(line, str) for line in content):
+        for override in content:
+            if re.split(r"[.@/=]", override.lstrip("+~"))[0].strip() == "hydra":
+                rule = f"holds {override}: the file says what a model is, and not how vae-evaluate is to run"
+                raise SettingError("config", path, rule)
         overrides, config = content, _composed(path, content)
     elif isinstance(content, dict) and "model" in content:
         overrides, config = [], content

@@ -9,7 +9,7 @@ from typing import Any
 from vaelab.data.sources import SOURCES
 from vaelab.errors import SettingError, choice, integer, nearest, number
 from vaelab.experiments.recording import RUN_DIRECTORY
-from vaelab.runs import check_writable
+from vaelab.runs import RunDirectory, check_writable, read_config
 
 #: settings of Lightning's Trainer that cannot work here, and what takes their place
 REPLACED = {
@@ -96,6 +96,40 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
     Raises:
         SettingError: a setting that nobody reads, that is missing, or is outside its range; a log directory that cannot be written.
     """
+    _check_settings(config)
+    trainer = config["trainer"]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and RUN_DIRECTORY not in os.environ:
+        raise SettingError(
+            "WORLD_SIZE",
+            os.environ["WORLD_SIZE"],
+            "start one process; trainer=ddp starts the others by itself",
+        )
+    if is_sweep:
+        _check_processes(trainer)
+    check_writable(_at(config, "paths.log_dir"))
+
+
+def stored_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:
+    """The configuration of a run directory, which vae-train could have written.
+
+    Settings that the first versions had not got are added as they were then.
+
+    Raises:
+        SettingError: of the ``setting`` that names the run: it cannot be read, or holds what vae-train refuses.
+    """
+    config = read_config(run, setting)
+    for key, value in {"init_from": None, "init_from_optimizer": False, "train_only": None}.items():
+        config.setdefault(key, value)
+    if isinstance(config.get("checkpoints"), dict):
+        config["checkpoints"].setdefault("keep", "best_and_last")
+    try:
+        _check_settings(config)
+    except SettingError as error:
+        raise SettingError(setting, run.config_file, f"holds {error}") from None
+    return config
+
+
+def _check_settings(config: Mapping[str, Any]) -> None:
     for group, known in KNOWN.items():
         node = config if group == "" else _at(config, group)
         _nothing_else(group, node, known)
@@ -131,14 +165,33 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
         raise SettingError("train_only", config["train_only"], rule)
     if (clip_norm := _at(config, "optimizer.clip_norm")) is not None:
         number("optimizer.clip_norm", clip_norm, "must be null or a number > 0", lambda n: n > 0)
-    _check_trainer(_at(config, "trainer"), is_sweep)
+    for group in BUILT:
+        _at(config, group)
+    for setting in KNOWN["paths"]:
+        if not isinstance(_at(config, f"paths.{setting}"), str):
+            raise SettingError(
+                f"paths.{setting}", config["paths"][setting], "must be the name of a directory"
+            )
+    _check_trainer(_at(config, "trainer"))
     _check_callbacks(_at(config, "callbacks"))
-    check_writable(_at(config, "paths.log_dir"))
 
 
 def _check_logger(logger: Mapping[str, Any]) -> None:
-    if "_target_" in logger:
-        return  # built
+    if "_target_" in logger:  # built
+        for key, value in logger.items():  # Lightning's make files in the run directory of these
+            ours = str(logger["_target_"]).startswith("lightning.")
+            if (
+                ours
+                and key != "_target_"
+                and isinstance(value, str)
+                and (set(value) & {"/", "\\", "\0"} or value in (".", ".."))
+            ):
+                raise SettingError(
+                    f"logger.{key}",
+                    value,
+                    "must be text without separators: it names what lies in the run directory",
+                )
+        return
     name = choice("logger.name", _at({"logger": logger}, "logger.name"), tuple(LOGGERS))
     _nothing_else("logger", logger, LOGGERS[name])
     for key in LOGGERS[name]:
@@ -148,15 +201,9 @@ def _check_logger(logger: Mapping[str, Any]) -> None:
             raise SettingError(f"logger.{key}", value, f"must be text{' or null' if optional else ''}")
 
 
-def _check_trainer(trainer: Mapping[str, Any], is_sweep: bool) -> None:
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
     if trainer.get("num_nodes") not in (None, 1):
         raise SettingError("trainer.num_nodes", trainer["num_nodes"], "must be 1: a run lives on one machine")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and RUN_DIRECTORY not in os.environ:
-        raise SettingError(
-            "WORLD_SIZE",
-            os.environ["WORLD_SIZE"],
-            "start one process; trainer=ddp starts the others by itself",
-        )
     for key, instead in REPLACED.items():
         if key in trainer:
             raise SettingError(
@@ -173,8 +220,9 @@ def _check_trainer(trainer: Mapping[str, Any], is_sweep: bool) -> None:
         integer("trainer.max_epochs", epochs, 1, " or -1")
     if steps in (None, -1) and epochs in (None, -1):
         raise SettingError("trainer.max_epochs", epochs, "the run has no end: give max_epochs or max_steps")
-    if is_sweep:
-        _check_processes(trainer)
+    if "default_root_dir" in trainer:
+        rule = "leave it away: a run writes into its own directory, below paths.log_dir"
+        raise SettingError("trainer.default_root_dir", trainer["default_root_dir"], rule)
     limit = _at({"trainer": trainer}, "trainer.limit_test_batches")
     if limit is not None and (
         not _is_number(limit) or not (limit >= 1 if isinstance(limit, int) else 0 < limit <= 1)

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vaelab import figures
@@ -27,20 +26,23 @@ from vaelab.data.datamodule import Tested
 from vaelab.data.protocol import BINARIZE
 from vaelab.errors import RunFailed, SettingError, choice, integer
 from vaelab.evidence import Estimator
-from vaelab.experiments.assembly import Parts, assemble, build_trainer
+from vaelab.experiments.assembly import OURS, Parts, assemble, build_trainer
 from vaelab.experiments.cards import card, fallback_warning, selected_by
+from vaelab.experiments.check import stored_config
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, on_device
 from vaelab.experiments.foreign import SELECTED_BY, Elsewhere, import_weights
 from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_process
 from vaelab.experiments.screen import quiet_lightning
 from vaelab.experiments.train import (
     PER_IMAGE,
+    check_data,
     draw_pictures,
     load_weights,
     make_cards,
     make_protocol,
     measure,
 )
+from vaelab.loading import give_weights, read_weights
 from vaelab.noise import Noise
 from vaelab.runs import (
     Card,
@@ -48,7 +50,6 @@ from vaelab.runs import (
     read_cards,
     read_json,
     read_manifest,
-    read_yaml,
     write_atomically,
     write_cards,
     write_json,
@@ -68,6 +69,10 @@ THERE = "measured already; force=true measures anew"
 NUMBERS = 1
 #: settings of estimators that say what is computed at once, and move numbers by rounding only
 ROUNDING = ("max_rows", "images_at_once")
+#: settings of the run's Trainer that its evaluation takes over: what numbers depend on, and what the run's steps are counted by
+OF_THE_TRAINER = (
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic", "limit_test_batches", *OURS,
+)  # fmt: skip
 NOT_MEASURED = {"_target_": "vaelab.evidence.BoundEstimator"}  # where only pictures are asked for
 
 
@@ -310,23 +315,32 @@ def check_evaluation(options: dict[str, Any]) -> None:
         raise SettingError("force", options["force"], "must be true or false")
 
 
-def _parts(config: dict[str, Any], options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Parts:
+def _parts(
+    config: dict[str, Any],
+    options: dict[str, Any],
+    asked: Estimator | Diagnostic | None,
+    manifest: dict[str, Any] | None = None,
+) -> Parts:
     """The parts of a run as they are evaluated, with initial weights.
 
     Args:
         config: of the run.
         options: of :func:`evaluate` or :func:`sample`.
+        manifest: of the run, whose data these have to be; None = of no run.
         asked: the estimator or the diagnostic that ``options`` name; None = neither.
     """
     config = copy.deepcopy(config)
     config["paths"] = {**config["paths"], "data_dir": options["paths"]["data_dir"]}
-    config["callbacks"] = {}
+    config["callbacks"], config["logger"] = {}, {"name": "none"}
     changed = {key: value for key, value in options.get("trainer", {}).items() if value is not None}
-    config["trainer"] = {**config["trainer"], **changed}
+    of_the_run = {key: value for key, value in config["trainer"].items() if key in OF_THE_TRAINER}
+    config["trainer"] = {**of_the_run, **changed}
     config["estimator"] = options["estimator"] if isinstance(asked, Estimator) else NOT_MEASURED
     if options.get("binarize") is not None:
         config["data"]["binarize"] = options["binarize"]
     parts = assemble(config)
+    if manifest is not None:
+        check_data(parts, manifest)
     if options["seed"] is not None:
         parts.module.noise = Noise(options["seed"])
     if asked is not None:
@@ -337,16 +351,16 @@ def _parts(config: dict[str, Any], options: dict[str, Any], asked: Estimator | D
 
 def _open(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Stored:
     run = RunDirectory.open(options["run"])
-    config, manifest = read_yaml(run.config_file), read_manifest(run)
+    config, manifest = stored_config(run), read_manifest(run)
     checkpoint, how = _checkpoint(run, config, options["checkpoint"])
-    parts = _parts(config, options, asked)
+    parts = _parts(config, options, asked, manifest)
     if checkpoint == run.weights_file:
-        parts.module.evaluated.load_state_dict(load_file(checkpoint))
+        give_weights(parts.module.evaluated, read_weights(run), checkpoint)
     else:
         load_weights(parts.module, checkpoint)
     parts.module.evaluated.eval()
     data = manifest["data"]
-    warning = fallback_warning(data["requested"], data["actual"]) if data["fallback_reason"] else None
+    warning = fallback_warning(data["requested"], data["actual"]) if data.get("fallback_reason") else None
     return Stored(run, parts, checkpoint, how, warning)
 
 

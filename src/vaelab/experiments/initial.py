@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vaelab.build import PARTS
 from vaelab.errors import SettingError, nearest
 from vaelab.experiments.parent import Parent
+from vaelab.loading import read_weights
 from vaelab.training import read_checkpoint
 
 
@@ -24,7 +24,7 @@ def take_weights(model: nn.Module, config: Mapping[str, Any], parent: Parent) ->
     Raises:
         SettingError: a part does not fit though its settings are the same, as with images of another size; or nothing is left of the parent.
     """
-    weights = load_file(parent.run.weights_file)
+    weights = read_weights(parent.run, "init_from")
     if config["model"]["_target_"] != parent.config["model"]["_target_"]:
         name = parent.config["model"]["_target_"].rpartition(".")[2]
         raise SettingError("init_from", parent.run.path, f"is a {name}: its parts mean something else here")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vaelab.errors import SettingError
-from vaelab.runs import RunDirectory, read_yaml
+from vaelab.experiments.check import stored_config
+from vaelab.runs import RunDirectory
 
 #: never a parent's: they say where and how this run is shown, and what it is
 OWN = ("paths", "logger", "callbacks", "tags", "init_from", "init_from_optimizer", "train_only")
@@ -29,12 +30,12 @@ class Parent:
     @classmethod
     def open(cls, directory: str) -> Parent:
         """Raises:
-        SettingError: no run directory, or one of a run that did not complete.
+        SettingError: no run directory, one of a run that did not complete, or one that holds what no run does.
         """
         run = RunDirectory.open(Path(directory), "init_from")
         if not run.weights_file.is_file():
             raise SettingError("init_from", directory, "has no model.safetensors: the run did not complete")
-        return cls(run, read_yaml(run.config_file))
+        return cls(run, stored_config(run, "init_from"))
 
 
 def inherited(

@@ -14,10 +14,11 @@ from rich.console import Console
 
 from vaelab.errors import SettingError
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
+from vaelab.experiments.check import stored_config
 from vaelab.experiments.parent import Parent
 from vaelab.experiments.recording import is_main_process
 from vaelab.experiments.screen import heading
-from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, data_record, prepare_process
+from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, check_data, prepare_process
 from vaelab.runs import (
     MetricsWriter,
     RunDirectory,
@@ -26,7 +27,6 @@ from vaelab.runs import (
     complete_manifest,
     read_manifest,
     read_status,
-    read_yaml,
 )
 from vaelab.runs.environment import intra_op, platform_record, versions
 from vaelab.runs.git import git_state
@@ -54,7 +54,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     """
     prepare_process()
     run = RunDirectory.open(directory)
-    config, manifest = read_yaml(run.config_file), read_manifest(run)
+    config, manifest = stored_config(run), read_manifest(run)
     if is_main_process():
         _refuse(run)
     find_data(config, data_dir)
@@ -63,7 +63,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
         torch.set_num_threads(threads)
     found, wrong = newest(run.checkpoints)
     parts = assemble(config, None if found is not None else recorded_parent(config, manifest))
-    _same_data(parts, manifest)
+    check_data(parts, manifest)
     trainer = build_trainer(parts)
     if not is_main_process():
         return as_rank(parts, trainer)
@@ -115,20 +115,6 @@ def recorded_parent(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> P
             "init_from", parent.run.path, "its weights are no longer those that the run began with"
         )
     return parent
-
-
-def _same_data(parts: Parts, manifest: dict[str, Any]) -> None:
-    """Refuse other images than those that the run was trained on."""
-    recorded, here = (
-        {**record["digests"], **record.get("splits", {})}
-        for record in (manifest["data"], data_record(parts.data))
-    )
-    changed = [name for name in recorded if recorded[name] != here.get(name)]
-    if changed:
-        rule = (
-            f"other data than the run was trained on: {', '.join(changed)} differ from the digests on record"
-        )
-        raise SettingError("paths.data_dir", parts.config["paths"]["data_dir"], rule)
 
 
 def _cut_back(run: RunDirectory, found: Found | None) -> None:

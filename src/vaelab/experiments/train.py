@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from safetensors.torch import save
 from vaelab import figures
 from vaelab.build import build
 from vaelab.data.datamodule import ImageDataModule
-from vaelab.errors import RunFailed
+from vaelab.errors import RunFailed, SettingError
 from vaelab.experiments.assembly import Parts, assemble, build_trainer, check_takes
 from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
 from vaelab.experiments.environment import torch_record
@@ -28,6 +28,7 @@ from vaelab.experiments.parent import Parent
 from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
 from vaelab.experiments.request import Request
 from vaelab.experiments.screen import banner, descent, heading, model_table, quiet_lightning
+from vaelab.loading import give_weights
 from vaelab.runs import (
     Card,
     ConsoleLog,
@@ -35,6 +36,7 @@ from vaelab.runs import (
     Secrets,
     code_record,
     complete_manifest,
+    read_arrays,
     read_manifest,
     start_manifest,
     write_atomically,
@@ -254,7 +256,12 @@ def measure(parts: Parts, trainer: Trainer, per_image: Path) -> float:
 
 
 def load_weights(module: VAEModule, checkpoint: Path) -> None:
-    module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    """Give the module the weights of a checkpoint. Raises SettingError for one that cannot be read, or of another model."""
+    content = read_checkpoint(checkpoint)
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict):
+        raise SettingError("checkpoint", checkpoint, "holds no weights")
+    give_weights(module, weights, checkpoint)
 
 
 def _write_record(
@@ -306,6 +313,24 @@ def data_record(
         "num_test": data.size("test"),
         "protocol": data.protocol.record(),
     }
+
+
+def check_data(parts: Parts, manifest: Mapping[str, Any]) -> None:
+    """Refuse other images than those that a run was trained on: its record names the place where they lie, and what they are by digests.
+
+    Raises:
+        SettingError: they differ, or the manifest does not say.
+    """
+    recorded = (manifest.get("data") or {}).get("digests")
+    if not isinstance(recorded, Mapping):
+        raise SettingError("run", "manifest.json", "does not say on which data the run was trained")
+    here = data_record(parts.data)["digests"]
+    changed = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
+    if changed:
+        rule = (
+            f"other data than the run was trained on: {', '.join(changed)} differ from the digests on record"
+        )
+        raise SettingError("paths.data_dir", parts.config["paths"]["data_dir"], rule)
 
 
 def _parent_record(parent: Parent, parts: Parts) -> dict[str, Any]:
@@ -401,8 +426,7 @@ def make_cards(
     warning: str | None = None,
 ) -> list[Card]:
     """The cards of a test, from its per-image values."""
-    with np.load(per_image, allow_pickle=False) as file:
-        values = {name: file[name] for name in file.files}
+    values = read_arrays(per_image)
     bounds = values.get("elbo", np.zeros(0))
     lost = int((~np.isfinite(bounds)).sum())
     if lost:

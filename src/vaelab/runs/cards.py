@@ -131,7 +131,7 @@ def read_cards(path: Path) -> list[Card]:
         raise SettingError("run", path, f"holds no number cards of schema {SCHEMA}")
     try:
         return [Card.from_dict(card) for card in content["cards"]]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # the last one: so many images as infinity
         raise SettingError("run", path, f"holds a card that cannot be read ({error})") from None
 
 

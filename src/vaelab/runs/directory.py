@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vaelab.errors import SettingError, nearest
+from vaelab.runs.containment import check_contained
 from vaelab.runs.files import read_json
 
 MARKERS = ("manifest.json", "config.yaml")  # a directory that holds one of these is a run
@@ -130,11 +131,14 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str, setting: str = "run") -> RunDirectory:
-        """The run directory at ``path``. Raises SettingError, of the ``setting`` that names it, if there is none, with the nearest one."""
+        """The run directory at ``path``. Raises SettingError, of the ``setting`` that names it, if there is none, with the nearest one; and
+        if what is in it leads out of it (:func:`vaelab.runs.containment.check_contained`).
+        """
         if not isinstance(path, str | Path) or not str(path):
             raise SettingError(setting, path, "must be a run directory (one has manifest.json)")
         path = Path(path)
         if is_run(path):
+            check_contained(path, setting)
             return cls(path)
         if path.is_dir():
             inside = [run.path for run in find_runs(path)]
@@ -188,7 +192,9 @@ def check_writable(parent: Path | str) -> None:
 
 
 def is_run(path: Path) -> bool:
-    return any(os.path.isfile(os.path.join(path, marker)) for marker in MARKERS)
+    """Whether a run directory, also one whose files are no files: that is for whoever reads them to refuse."""
+    places = [os.path.join(path, marker) for marker in MARKERS]
+    return any(os.path.lexists(place) and not os.path.isdir(place) for place in places)
 
 
 def find_runs(root: Path | str, depth: int = 6) -> Iterator[RunDirectory]:

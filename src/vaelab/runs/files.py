@@ -1,5 +1,5 @@
-"""Reading and writing the small files of a run directory: never half a file, and never a traceback for a
-damaged one.
+"""Reading and writing the small files of a run directory: never half a file, and never a traceback, an endless wait
+or a full memory for one that is damaged or made to harm.
 """
 
 from __future__ import annotations
@@ -9,12 +9,19 @@ import math
 import os
 import re
 import secrets
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vaelab.errors import SettingError
+
+#: bytes of a file; honest ones have a hundredth of it
+MOST_YAML, MOST_JSON = 1 << 20, 8 << 20
+#: groups within groups; values, those that an alias repeats counted each time; characters of one value
+DEPTH, VALUES, CHARACTERS = 64, 100_000, 10_000
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -60,38 +67,148 @@ def write_yaml(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; a missing or damaged one raises SettingError("run") naming the file and the
-    place.
+    """The value in a JSON file; one that is missing, damaged, too large or no regular file raises SettingError("run") naming the file
+    and the place.
     """
-    text = _read(path)
+    text = _read(path, MOST_JSON)
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        _check_depth(value)
     except (ValueError, RecursionError) as error:
         raise SettingError(
             "run", path, f"is not valid JSON ({error}); the run directory is damaged"
         ) from None
+    return value
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a YAML file, with the plain types only; errors as :func:`read_json`.
+    """The value in a YAML file: groups with text for keys, lists, text, numbers, booleans, null; errors as :func:`read_json`.
 
     Numbers are read as OmegaConf reads them: ``1e-3`` is a float, a date stays text.
     """
-    text = _read(path)
+    text = _read(path, MOST_YAML)
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        _check_events(text)
+        value = yaml.load(text, Loader=_Loader)
+        _check_plain(value)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        TypeError,
+    ) as error:  # TypeError: a list as a key of !!set
         what = " ".join(str(error).split())
         raise SettingError("run", path, f"is not valid YAML ({what}); the run directory is damaged") from None
+    return value
 
 
-def _read(path: Path) -> str:
+def read_regular(path: Path | str, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes.
+
+    A FIFO would be waited for, a device has no end; a file without blocks can say any size.
+
+    Raises:
+        SettingError: it is something else, or larger.
+        OSError: it cannot be read.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise SettingError("run", path, f"is {kind(mode)} and no regular file")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise SettingError("run", path, f"is larger than the {most:,} bytes that such a file may have")
+        return file.read(size)
+
+
+def kind(mode: int) -> str:
+    """What a file is by its ``st_mode``, in words."""
+    kinds = {
+        stat.S_IFREG: "a file",
+        stat.S_IFDIR: "a directory",
+        stat.S_IFLNK: "a link",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+def _read(path: Path, most: int) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_regular(path, most).decode()
     except FileNotFoundError:
         raise SettingError("run", path, "no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError("run", path, f"cannot be read ({error})") from None
+
+
+def _check_events(text: str) -> None:
+    """Raise ValueError for YAML that grows or recurses without bound, before anything is made of it: deep nesting overflows
+    the C loader's stack, and aliases of aliases are a few bytes that stand for any number of values.
+    """
+    sizes: list[int] = [0]  # of the collections that are open: values in each, itself included
+    heights: list[int] = [0]  # groups within each
+    names: list[str | None] = [None]
+    anchors: dict[str, tuple[int, int]] = {}
+    for event in yaml.parse(text, Loader=_Safe):
+        if isinstance(event, yaml.CollectionStartEvent):
+            sizes.append(1)
+            heights.append(1)
+            names.append(event.anchor)
+            if event.anchor is not None:
+                anchors.pop(event.anchor, None)  # open: an alias of it here would have no end
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size, height, name = sizes.pop(), heights.pop(), names.pop()
+            if name is not None:
+                anchors[name] = size, height
+            sizes[-1] += size
+            heights[-1] = max(heights[-1], height + 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            if len(event.value) > CHARACTERS:  # some kinds of numbers take the square of it in time
+                raise ValueError(f"a value of more than {CHARACTERS:,} characters")
+            if event.anchor is not None:
+                anchors[event.anchor] = 1, 0
+            sizes[-1] += 1
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in anchors:
+                raise ValueError(f"the alias {event.anchor!r} stands for nothing, or for what it is part of")
+            size, height = anchors[event.anchor]
+            sizes[-1] += size
+            heights[-1] = max(heights[-1], height + 1)
+        if len(sizes) - 1 + heights[-1] > DEPTH:
+            raise ValueError(f"nested more than {DEPTH} deep")
+        if sum(sizes) > VALUES:
+            raise ValueError(f"more than {VALUES:,} values")
+
+
+def _check_depth(value: Any) -> None:
+    depth, level = 0, list(_items([value]))
+    while level:
+        if depth == DEPTH:
+            raise ValueError(f"nested more than {DEPTH} deep")
+        depth, level = depth + 1, [item for group in level for item in _items(group)]
+
+
+def _items(group: Any) -> Iterator[Any]:
+    """The groups and lists in a group or list."""
+    values = group.values() if isinstance(group, dict) else group if isinstance(group, list) else ()
+    return (value for value in values if isinstance(value, dict | list))
+
+
+def _check_plain(value: Any) -> None:
+    """Raise ValueError for what JSON has not got: the standard tags of YAML make sets, bytes, dates and pairs, too."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if type(key) is not str:
+                raise ValueError(f"the key {key!r} is not text")
+            _check_plain(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item)
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise ValueError(f"{value!r} is {type(value).__name__}: not text, a number, a list or a group")
 
 
 # the C loader is ten times faster, and vae-runs reads many files

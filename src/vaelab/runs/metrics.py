@@ -8,9 +8,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from vaelab.runs.files import write_atomically
+from vaelab.runs.files import read_regular, write_atomically
 
 STEP = "step"
+MOST = 64 << 20  #: bytes of a metrics file: a hundred thousand rows of thirty metrics
 
 
 class MetricsWriter:
@@ -119,7 +120,13 @@ def read(path: Path | str) -> list[dict[str, float]]:
 
     A torn last line is left out. Raises FileNotFoundError, and ValueError for a file that is not one of ours.
     """
-    content = Path(path).read_bytes()
+    try:
+        return _rows(path, read_regular(path, MOST))
+    except csv.Error as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _rows(path: Path | str, content: bytes) -> list[dict[str, float]]:
     lines = csv.reader(io.StringIO(content[: content.rfind(b"\n") + 1].decode()))
     header = next(lines, None)
     if not header:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaelab.errors import SettingError
+from vaelab.runs.arrays import read_arrays
 from vaelab.runs.cards import Card
 
 if TYPE_CHECKING:  # numpy costs 0.1 s: the table of runs does without
@@ -46,23 +46,11 @@ def per_image(run: Path, card: Card) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _columns(run: Path, card: Card) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every pair of columns that could be the card's; a damaged file holds none."""
-    import numpy as np
-
     for path in [path for pattern in FILES for path in sorted(run.glob(pattern), reverse=True)]:
         try:
-            # opened here: numpy leaves a damaged archive open
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                for name, sign in COLUMNS.get(card.metric, ((card.metric, 1.0),)):
-                    if name in file.files and INDEX in file.files:
-                        yield file[INDEX], sign * file[name]
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ):
+            columns = read_arrays(path)
+        except SettingError:
             continue
+        for name, sign in COLUMNS.get(card.metric, ((card.metric, 1.0),)):
+            if name in columns and INDEX in columns and columns[name].dtype.kind in "biuf":
+                yield columns[INDEX], sign * columns[name]

@@ -19,6 +19,7 @@ from rich.text import Text
 from vaelab.errors import SettingError
 from vaelab.runs import metrics
 from vaelab.runs.cards import Card, printable, read_cards, typed
+from vaelab.runs.containment import check_contained
 from vaelab.runs.directory import RunDirectory
 from vaelab.runs.files import read_yaml
 from vaelab.runs.manifest import read_manifest
@@ -78,6 +79,10 @@ def read_row(run: RunDirectory, root: Path | None = None) -> Row:
     """
     damage: list[str] = []
     name = str(run.path.relative_to(root)) if root is not None and run.path != root else run.name
+    try:
+        check_contained(run.path)
+    except SettingError as error:
+        return Row(path=run.path, name=name, status="refused", damage=(error.rule,))
     manifest = _try(damage, "manifest.json", lambda: read_manifest(run), {})
     config = _try(damage, "config.yaml", lambda: _mapping(read_yaml(run.config_file)), {})
     overrides = _try(damage, "overrides.yaml", lambda: _list(read_yaml(run.overrides_file)), [])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import Checkpoint
 
 from vaelab.errors import SettingError, choice
-from vaelab.runs.files import write_atomically
+from vaelab.runs.files import read_regular, write_atomically
 from vaelab.runs.interruption import Interrupted
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -80,9 +82,21 @@ def read_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, A
     if file_digest(path) not in recorded:
         raise SettingError("checkpoint", path, "is damaged: its SHA-256 is not the recorded one")
     try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
+        if packed:  # torch packs nothing; a few bytes could be made to unpack to any number
+            raise ValueError(f"{packed[0]!r} in it is compressed")
         return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError:  # torch's message says how it can be made to run
+        rule = (
+            "cannot be read: it holds more than tensors and plain values, and loading that could run anything"
+        )
+        raise SettingError("checkpoint", path, rule) from None
     except Exception as error:  # torch raises many kinds; whatever it is, the file cannot be used
-        raise SettingError("checkpoint", path, f"cannot be read ({type(error).__name__}: {error})") from error
+        reason = " ".join(str(error).split())
+        raise SettingError(
+            "checkpoint", path, f"cannot be read ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def digest_file(checkpoint: Path) -> Path:
@@ -92,7 +106,7 @@ def digest_file(checkpoint: Path) -> Path:
 def recorded_digests(checkpoint: Path) -> tuple[str, ...]:
     """The SHA-256 on record for a checkpoint; two while it is being replaced, none where there is no record."""
     try:
-        lines = digest_file(checkpoint).read_text(encoding="utf-8").splitlines()
+        lines = read_regular(digest_file(checkpoint), 1 << 16).decode().splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
         return ()
     return tuple(line.split()[0] for line in lines if line.strip())
@@ -144,10 +158,29 @@ def _whole(path: Path, wrong: list[str]) -> dict[str, Any] | None:
     if not os.path.lexists(path):
         return None
     try:
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
     except SettingError as error:
         wrong.append(f"{path}: {error.rule}")
         return None
+    if not _is_of_a_run(checkpoint):
+        wrong.append(f"{path}: is no checkpoint of a run")
+        return None
+    return checkpoint
+
+
+def _is_of_a_run(checkpoint: Any) -> bool:
+    """Whether it holds what a run goes on from: whoever made the file may have made its digest, too."""
+    try:
+        best = checkpoint["callbacks"][Checkpoints.__qualname__]["best_step"]
+        step, finished = checkpoint["global_step"], checkpoint["progress"]["finished"]
+        return (
+            isinstance(step, int)
+            and isinstance(finished, bool)
+            and isinstance(best, int | None)
+            and "state_dict" in checkpoint
+        )
+    except (TypeError, KeyError, IndexError):
+        return False
 
 
 def _leads_to_its_best(path: Path, checkpoint: dict[str, Any], best_is_whole: bool, wrong: list[str]) -> bool:

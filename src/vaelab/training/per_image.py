@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaelab.runs import write_atomically
+from vaelab.errors import SettingError
+from vaelab.runs import read_arrays, write_atomically
 
 SECONDS = "seconds"  # a column of its own: wall-clock time is no value of an image
 
@@ -84,5 +85,7 @@ def archive(columns: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    columns = read_arrays(path)
+    if not {"index", SECONDS} <= columns.keys() or len({column.shape for column in columns.values()}) > 1:
+        raise SettingError("run", path, "holds no values of images")
+    return columns
