@@ -160,6 +160,33 @@ def test_foreign_code_is_asked_about(
         main([str(copied.path), "--yes"])
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("latent_dim: 2", "latent_dim: -1"), "latent_dim=-1: must be a positive integer"),
+        (("latent_dim: 2", "latent_dim: ${oc.env:HOME}"), "holds an interpolation in latent_dim"),
+        (("vaelab.models.VAE", "os.system"), "os.system"),
+        (("paths:", "other:"), "has no settings of paths"),
+    ],
+)
+def test_settings_that_the_code_here_does_not_take(
+    copied: RunDirectory, change: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """Refused here; of other code a person is asked, as it may build what today's refuses."""
+    monkeypatch.setattr(reproducing, "_carry_out", lambda *_: pytest.fail("a run was started"))
+    text = copied.config_file.read_text()
+    assert change[0] in text
+    copied.config_file.write_text(text.replace(*change))
+    assert main([str(copied.path)]) == 2
+    assert said in capsys.readouterr().err
+    own = reproducing.Recorded(REPOSITORY, "1" * 40, Path("src"), {}, None)
+    monkeypatch.setattr(reproducing, "is_here", lambda *_: False)
+    monkeypatch.setattr(reproducing, "recorded_code", lambda record: own)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main([str(copied.path)]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_child_has_the_variables_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_DYNAMIC", "TRUE")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
@@ -222,8 +249,10 @@ def test_a_parent_is_found_beside_it_and_known_by_its_weights(
     write_json(copied.manifest_file, {**manifest, "parent": {"weights": weights}})
     assert reproducing._config(Record.open(copied.path), None)["init_from"] == str(parent)
     write_json(copied.manifest_file, {**manifest, "parent": {"weights": "0" * 64}})
+    record = Record.open(copied.path)
+    config = reproducing._config(record, None)
     with pytest.raises(SettingError, match="its weights are no longer those that the run began with"):
-        reproducing._config(Record.open(copied.path), None)
+        reproducing._assembled(record, config)
 
 
 def test_a_run_that_fails_here_diverged_only_where_its_losses_did(made: RunDirectory, tmp_path: Path) -> None:
