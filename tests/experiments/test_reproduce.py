@@ -23,6 +23,7 @@ from vaelab.experiments import reproduce as reproducing
 from vaelab.experiments.reproduce import environment, reproduce
 from vaelab.experiments.train import train
 from vaelab.runs import RunDirectory, Status, read_json, read_manifest, write_json, write_yaml
+from vaelab.runs.identity import config_hash
 from vaelab.runs.metrics import read
 from vaelab.runs.record import TRACKER_MANIFEST, Record
 from vaelab.runs.verdict import Agreement
@@ -159,6 +160,33 @@ def test_foreign_code_is_asked_about(
         main([str(copied.path), "--yes"])
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("latent_dim: 2", "latent_dim: -1"), "latent_dim=-1: must be a positive integer"),
+        (("latent_dim: 2", "latent_dim: ${oc.env:HOME}"), "holds an interpolation in latent_dim"),
+        (("vaelab.models.VAE", "os.system"), "os.system"),
+        (("paths:", "other:"), "has no settings of paths"),
+    ],
+)
+def test_settings_that_the_code_here_does_not_take(
+    copied: RunDirectory, change: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """Refused here; of other code a person is asked, as it may build what today's refuses."""
+    monkeypatch.setattr(reproducing, "_carry_out", lambda *_: pytest.fail("a run was started"))
+    text = copied.config_file.read_text()
+    assert change[0] in text
+    copied.config_file.write_text(text.replace(*change))
+    assert main([str(copied.path)]) == 2
+    assert said in capsys.readouterr().err
+    own = reproducing.Recorded(REPOSITORY, "1" * 40, Path("src"), {}, None)
+    monkeypatch.setattr(reproducing, "is_here", lambda *_: False)
+    monkeypatch.setattr(reproducing, "recorded_code", lambda record: own)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main([str(copied.path)]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_child_has_the_variables_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_DYNAMIC", "TRUE")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
@@ -189,6 +217,17 @@ def test_devices_that_are_not_here_are_replaced(monkeypatch: pytest.MonkeyPatch)
         assert trainer == expected
 
 
+def test_of_the_settings_only_those_of_a_machine_are_replaced(made: RunDirectory) -> None:
+    record = Record.open(made.path)
+    record.config["logger"] = {"name": "wandb", "project": "p", "entity": None, "group": None}
+    config = reproducing._config(record, str(made.path))
+    assert config["logger"] == {"name": "none"}
+    assert config["paths"]["data_dir"] == str(made.path)
+    changed = {key for key in record.config if config[key] != record.config[key]}
+    assert changed == {"logger", "paths"}
+    assert config_hash(config) == config_hash(record.config)
+
+
 def test_ones_own_data_are_found_where_they_lie_now(made: RunDirectory, tmp_path: Path) -> None:
     record = Record.open(made.path)
     record.config["data"] |= {"name": "arrays", "path": "/nowhere/mine.npz"}
@@ -210,8 +249,10 @@ def test_a_parent_is_found_beside_it_and_known_by_its_weights(
     write_json(copied.manifest_file, {**manifest, "parent": {"weights": weights}})
     assert reproducing._config(Record.open(copied.path), None)["init_from"] == str(parent)
     write_json(copied.manifest_file, {**manifest, "parent": {"weights": "0" * 64}})
+    record = Record.open(copied.path)
+    config = reproducing._config(record, None)
     with pytest.raises(SettingError, match="its weights are no longer those that the run began with"):
-        reproducing._config(Record.open(copied.path), None)
+        reproducing._assembled(record, config)
 
 
 def test_a_run_that_fails_here_diverged_only_where_its_losses_did(made: RunDirectory, tmp_path: Path) -> None:
@@ -376,10 +417,10 @@ def test_in_real_processes_stopped_leaves_nothing_behind(clone: Clone, signum: i
     run = clone.train(*SETTINGS, "logger=none")
     with (clone.top / "src" / "vaelab" / "training" / "rates.py").open("a") as file:
         file.write("\n# so that it takes a worktree\n")
-    words, variables = clone.command("reproduce", str(run))
+    words, variables = clone.command("reproduce", str(run), "--keep")
     process = subprocess.Popen(words, env=variables, cwd=clone.top.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(clone.temporary.glob("vae-reproduce-*/run/*/manifest.json")):
+    kept, deadline = RunDirectory(clone.logs / "reproductions" / run.name), time.monotonic() + 120
+    while not kept.manifest_file.exists():
         assert process.poll() is None and time.monotonic() < deadline  # noqa: PT018
         time.sleep(0.05)
     process.send_signal(signum)
@@ -388,6 +429,7 @@ def test_in_real_processes_stopped_leaves_nothing_behind(clone: Clone, signum: i
     assert "Traceback" not in said
     assert clone.left() == []
     assert not (run / "reproductions.json").exists()
+    assert read_manifest(kept)["status"] == "interrupted", "it was told, and not killed"
 
 
 @pytest.mark.slow

@@ -150,3 +150,13 @@ def test_a_damaged_fingerprint_is_refused(tmp_path: Path) -> None:
     write_json(made.manifest_file, {**manifest, "fingerprint": {"step": [1], "loss": []}})
     with pytest.raises(SettingError, match="cannot be read in the manifest"):
         Record.open(made.path)
+
+
+def test_a_link_among_the_files_of_a_tracker_is_not_followed(tmp_path: Path) -> None:
+    made = run(tmp_path / "a")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    write_yaml(folder / TRACKER_CONFIG, {"seed": 7})
+    (folder / TRACKER_MANIFEST).symlink_to(made.manifest_file)
+    with pytest.raises(SettingError, match="is a link"):
+        Record.open(folder)

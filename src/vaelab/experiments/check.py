@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vaelab.data.sources import SOURCES
@@ -117,7 +118,11 @@ def stored_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:
     Raises:
         SettingError: of the ``setting`` that names the run: it cannot be read, or holds what vae-train refuses.
     """
-    config = read_config(run, setting)
+    return accepted(read_config(run, setting), setting, run.config_file)
+
+
+def accepted(config: dict[str, Any], setting: str, file: Path) -> dict[str, Any]:
+    """The configuration that was read from ``file``, with the settings that the first versions had not got; see :func:`stored_config`."""
     for key, value in {"init_from": None, "init_from_optimizer": False, "train_only": None}.items():
         config.setdefault(key, value)
     if isinstance(config.get("checkpoints"), dict):
@@ -125,7 +130,7 @@ def stored_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:
     try:
         _check_settings(config)
     except SettingError as error:
-        raise SettingError(setting, run.config_file, f"holds {error}") from None
+        raise SettingError(setting, file, f"holds {error}") from None
     return config
 
 

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,13 @@ import torch
 from rich.console import Console
 
 import vaelab
-from vaelab.build import build_data
 from vaelab.data.own import OWN
 from vaelab.errors import RunFailed, SettingError
 from vaelab.experiments import rerun
+from vaelab.experiments.assembly import Parts, assemble
+from vaelab.experiments.check import accepted
 from vaelab.experiments.resume import find_data, recorded_parent
-from vaelab.experiments.train import data_record
+from vaelab.experiments.train import check_data, data_record
 from vaelab.runs import read_json, write_json
 from vaelab.runs.drift import (
     Drift,
@@ -101,12 +102,14 @@ def reproduce(
     state = git_state()
     is_same = is_here(record.manifest, state)
     code = None if here or is_same else recorded_code(record)
-    rows = _drift(record, config, state, is_same, by_worktree=code is not None)
-    Console().print(table(rows, f"{record.path}"))
-    if any(row.what == "data" and row.drift is Drift.DIFFERENT for row in rows):
-        rule = "other data than the run was trained on; --data-dir says where they lie"
-        raise SettingError("paths.data_dir", config["paths"]["data_dir"], rule)
-    if code is not None and code.foreign is not None and not confirm(_question(record, code)):
+    parts = _assembled(record, config)
+    if isinstance(parts, SettingError) and code is None:
+        raise parts
+    Console().print(table(rows := _drift(record, parts, state, is_same), str(record.path)))
+    if isinstance(parts, Parts):
+        check_data(parts, record.manifest)
+    reasons = [] if code is None else _reasons(code, parts)
+    if reasons and not confirm(_question(record, reasons)):
         raise SettingError("code", code_words(record.manifest), f"was not agreed to; {HERE}")
     with ExitStack() as stack:
         stop = StopRequest()
@@ -152,6 +155,9 @@ def _limit(record: Record, steps: int | None) -> int | None:
 def _config(record: Record, data_dir: str | None) -> dict[str, Any]:
     """The recorded configuration, for this machine."""
     config = copy.deepcopy(record.config)
+    for group in ("data", "trainer", "paths"):
+        if not isinstance(config.get(group), dict):
+            raise SettingError("run", record.path, f"has no settings of {group}")
     data = config["data"]
     if data["name"] in OWN and data_dir is not None:
         inside = Path(data_dir) / Path(data["path"]).name
@@ -163,7 +169,6 @@ def _config(record: Record, data_dir: str | None) -> dict[str, Any]:
     _settle_devices(config["trainer"], record.manifest["device"])
     if config.get("init_from") is not None:
         config["init_from"] = str(_parent_place(config["init_from"], record))
-        recorded_parent(config, record.manifest)
     return config
 
 
@@ -190,25 +195,33 @@ def _parent_place(directory: str, record: Record) -> Path:
     return next((path for path in candidates if path.is_dir()), place)
 
 
-def _drift(
-    record: Record, config: Mapping[str, Any], state: Any, is_same: bool, by_worktree: bool
-) -> list[Row]:
+def _assembled(record: Record, config: dict[str, Any]) -> Parts | SettingError:
+    """The run as the code here would carry it out; or why it would not."""
+    parent = recorded_parent(config, record.manifest)
+    try:
+        return assemble(accepted(copy.deepcopy(config), "run", record.path), parent)
+    except SettingError as error:
+        return error
+
+
+def _drift(record: Record, parts: Parts | SettingError, state: Any, is_same: bool) -> list[Row]:
     installed = versions()
     here = {"git": state, "vaelab": installed.get("vaelab"), "lock": lock_record(), "versions": installed, "platform": platform_record()}  # fmt: skip
     rows = [code_row(record.manifest, here, is_same), *environment_rows(record.manifest, here)]
-    try:
-        data = build_data(dict(config))
-        data.prepare_data()
-        data.setup()
-    except SettingError as error:
-        if not by_worktree:
-            raise
-        return [*rows, Row("data", record.manifest["data"]["actual"], f"not read by the code here: {error.rule}", Drift.UNKNOWN)]  # fmt: skip
-    return rows + data_rows(record.manifest["data"], data_record(data))
+    data = record.manifest["data"]
+    if isinstance(parts, SettingError):
+        return [*rows, Row("data", data["actual"], "not read by the code here", Drift.UNKNOWN)]
+    return rows + data_rows(data, data_record(parts.data))
 
 
-def _question(record: Record, code: Recorded) -> str:
-    return f"The code of {record.path} ({code_words(record.manifest)}) {code.foreign}. It would be run with your rights. Run it?"
+def _reasons(code: Recorded, parts: Parts | SettingError) -> list[str]:
+    """Why a person is asked before the recorded code is run: earlier code may build what today's refuses."""
+    reasons = [] if code.foreign is None else [code.foreign]
+    return reasons + ([f"has settings that the code here does not take ({parts})"] if isinstance(parts, SettingError) else [])  # fmt: skip
+
+
+def _question(record: Record, reasons: Sequence[str]) -> str:
+    return f"The code of {record.path} ({code_words(record.manifest)}) {', and '.join(reasons)}. It would be run with your rights. Run it?"
 
 
 def _free_name(folder: Path, record: Record) -> str:

@@ -107,7 +107,7 @@ def recorded_parent(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> P
     Raises:
         SettingError: it is not there, or its weights are others by now.
     """
-    if config["init_from"] is None:
+    if config.get("init_from") is None:
         return None
     parent = Parent.open(config["init_from"])
     if file_digest(parent.run.weights_file) != manifest["parent"]["weights"]:

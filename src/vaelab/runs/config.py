@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from vaelab.errors import SettingError
@@ -19,12 +20,15 @@ def read_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:
     Raises:
         SettingError: of the ``setting`` that names the run: it is missing, damaged, no group of settings, or holds an interpolation such as ``${oc.env:NAME}``.
     """
-    config = read_yaml(run.config_file)
+    return config_at(run.config_file, setting)
+
+
+def config_at(file: Path, setting: str = "run") -> dict[str, Any]:
+    """The configuration in a file; see :func:`read_config`."""
+    config = read_yaml(file)
     if not isinstance(config, dict):
-        raise SettingError(
-            setting, run.config_file, "is not a group of settings; the run directory is damaged"
-        )
-    refuse_interpolations(config, setting, run.config_file)
+        raise SettingError(setting, file, "is not a group of settings; the run directory is damaged")
+    refuse_interpolations(config, setting, file)
     return config
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from vaelab.errors import SettingError
 from vaelab.runs import metrics
+from vaelab.runs.config import config_at, read_config
 from vaelab.runs.directory import RunDirectory
-from vaelab.runs.files import read_yaml
 from vaelab.runs.manifest import manifest_at
 from vaelab.runs.status import Status
 
@@ -45,10 +45,13 @@ class Record:
         """
         for folder in (Path(directory), Path(directory) / "files"):
             if (folder / TRACKER_MANIFEST).is_file():
-                manifest, config = manifest_at(folder / TRACKER_MANIFEST), read_yaml(folder / TRACKER_CONFIG)
+                for name in (TRACKER_MANIFEST, TRACKER_CONFIG):
+                    if (folder / name).is_symlink():
+                        raise SettingError("run", folder / name, "is a link, which no copy of ours is")
+                manifest, config = manifest_at(folder / TRACKER_MANIFEST), config_at(folder / TRACKER_CONFIG)
                 return cls(folder, None, manifest, config, _in_manifest(manifest))
         run = RunDirectory.open(directory)
-        manifest, config = manifest_at(run.manifest_file), read_yaml(run.config_file)
+        manifest, config = manifest_at(run.manifest_file), read_config(run)
         written = run.fingerprint_file.is_file()  # by a run that was killed, too
         return cls(run.path, run, manifest, config, _in_file(run) if written else _in_manifest(manifest))
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import os
 import re
-import tarfile
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import vaelab
 from vaelab.errors import SettingError
-from vaelab.runs.code import ARCHIVE_CAP, PATCH, UNTRACKED, package_record, source_digest
+from vaelab.runs.archive import unpack
+from vaelab.runs.code import ARCHIVE_CAP, PATCH, PATCH_CAP, UNTRACKED, package_record, source_digest
 from vaelab.runs.drift import code_words
+from vaelab.runs.files import read_regular
 from vaelab.runs.git import Git, find_repository
+from vaelab.runs.patch import apply_patch, safe_git
 from vaelab.runs.record import Record
 
 SECONDS = 120.0  #: for all that git does; a large repository takes some to check out
-UNPACKED = 4 * ARCHIVE_CAP  #: bytes of an archive with the heads of its files; what we record stays far below
 HERE = "--here runs the code that is here"
 
 
@@ -111,18 +108,20 @@ def checked_out(code: Recorded, folder: Path) -> Iterator[Path]:
         SettingError: git cannot check it out, the patch does not apply, or a piece leads out of the worktree.
     """
     git = Git(time.monotonic() + SECONDS)
-    quiet = ("-c", "core.hooksPath=/dev/null")  # no hook of this repository either
+    words, _ = safe_git(code.top)  # git -C TOP ...
     try:
-        if git(code.top, *quiet, "worktree", "add", "--detach", "--force", str(folder), code.commit) is None:
+        if (
+            git(code.top, *words[3:], "worktree", "add", "--detach", "--force", str(folder), code.commit)
+            is None
+        ):
             raise SettingError("code", code.commit, "git worktree add did not check it out")
-        if "patch" in code.pieces:
-            _refuse_links(code.pieces["patch"])
-            patch = folder.with_name("changes.patch")
-            patch.write_bytes(code.pieces["patch"])
-            if git(folder, *quiet, "apply", "--whitespace=nowarn", str(patch)) is None:
-                raise SettingError("code", "changes.patch", f"does not apply to {code.commit[:9]}")
-        if "untracked" in code.pieces:
-            _unpack(code.pieces["untracked"], folder)
+        for name, use in (("patch", apply_patch), ("untracked", unpack)):
+            if name in code.pieces:
+                piece = folder.with_name(
+                    name
+                )  # what was compared with its digest, and not what lies in the record by now
+                piece.write_bytes(code.pieces[name])
+                use(piece, folder)
         source = folder / code.source
         if not (source / "vaelab" / "__init__.py").is_file():
             raise SettingError("code", code.commit, f"has no package at {code.source}/vaelab: {HERE}")
@@ -145,42 +144,9 @@ def _piece(record: Record, described: Mapping[str, Any]) -> bytes:
     if described["file"] not in (PATCH, UNTRACKED) or path.is_symlink() or path.parent.is_symlink():
         raise SettingError("code", described["file"], "is no file of a record")
     try:
-        content = path.read_bytes()
+        content = read_regular(path, 2 * max(PATCH_CAP, ARCHIVE_CAP))
     except OSError as error:
         raise SettingError("code", path, f"cannot be read ({error.strerror}): {HERE}") from None
     if hashlib.sha256(content).hexdigest() != described["sha256"]:
         raise SettingError("code", path, "is not what was recorded: its SHA-256 differs")
     return content
-
-
-def _refuse_links(patch: bytes) -> None:
-    """No record of ours has links or submodules in its patch; git itself keeps a patch within the working tree."""
-    if re.search(rb"^(?:(?:new file|deleted file|old|new) mode|index [0-9a-f.]+) 1[26]0000$", patch, re.MULTILINE):  # fmt: skip
-        raise SettingError("code", PATCH, "makes a link, which no record does")
-
-
-def _unpack(archive: bytes, folder: Path) -> None:
-    """Write the files of an archive below ``folder``, where nothing may stand in their place.
-
-    Raises:
-        SettingError: a member that is no regular file, leads elsewhere or is there already; an archive that is larger than any record's, or damaged.
-    """
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(archive)) as packed:
-            content = packed.read(UNPACKED + 1)
-        if len(content) > UNPACKED:
-            raise SettingError("code", UNTRACKED, f"holds more than {UNPACKED:,} bytes, which no record does")
-        with tarfile.open(fileobj=io.BytesIO(content)) as members:
-            for member in members:
-                name = PurePosixPath(member.name)
-                if not member.isreg() or name.is_absolute() or {"..", ".git"} & {*name.parts}:
-                    raise SettingError(
-                        "code", member.name, "leads out of the working tree, or is no regular file"
-                    )
-                if os.path.lexists(folder / name):
-                    raise SettingError(
-                        "code", member.name, "is in the archive of untracked files and in the commit"
-                    )
-                members.extract(member, folder, filter="data")
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise SettingError("code", UNTRACKED, f"cannot be unpacked ({error})") from None
