@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from vaelab.runs import Status, read_status, write_status
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- (?P<how>[^>]+) -->\n```bash\n(?P<lines>.*?)```", re.DOTALL)
-HOW = ("run", "run with debug=fast", "run in a run directory", "refused", "run by .ci/run", "run in a copy")
+HOW = ("run", "run with debug=fast", "run in a run directory", "run in an interrupted run directory", "refused", "run by .ci/run", "run in a copy")
 
 
 def commands(how: str) -> list[str]:
@@ -80,6 +82,11 @@ def test_readme_commands_in_real_processes_make_train_then_look_at_the_run(
     for command in [*others, *(c.replace("DIR", str(run), 1) for c in commands("run in a run directory"))]:
         done = call(command, tmp_path, DATA_DIR=str(mnist_dir))
         assert done.returncode == 0, command + done.stdout + done.stderr
+    write_status(run / "status.json", Status.INTERRUPTED, exit_status=75)
+    for command in commands("run in an interrupted run directory"):
+        done = call(command.replace("DIR", str(run)), tmp_path, DATA_DIR=str(mnist_dir))
+        assert done.returncode == 0, command + done.stdout + done.stderr
+        assert read_status(run / "status.json").status is Status.COMPLETED
 
 
 @pytest.mark.slow
