@@ -15,7 +15,15 @@ from vaelab.runs import Status, read_status, write_status
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- (?P<how>[^>]+) -->\n```bash\n(?P<lines>.*?)```", re.DOTALL)
-HOW = ("run", "run with debug=fast", "run in a run directory", "run in an interrupted run directory", "refused", "run by .ci/run", "run in a copy")
+HOW = (
+    "run",
+    "run with debug=fast",
+    "run in a run directory",
+    "run in an interrupted run directory",
+    "refused",
+    "run by .ci/run",
+    "run in a copy",
+)
 
 
 def commands(how: str) -> list[str]:
