@@ -181,7 +181,7 @@ class Memory(nn.Module):
 def data(images: ImageData, binarize: str = "none") -> ImageDataModule:
     module = ImageDataModule(
         "digits",
-        "unused",
+        Path(),  # the images are handed over
         noise=Noise(0),
         pixel_noise=Noise(0),
         val_size=200,

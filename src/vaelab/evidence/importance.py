@@ -95,6 +95,14 @@ def low_ess_warning(ess: Tensor, threshold: float, share: float = 0.01) -> str |
     return f"effective sample size under {threshold:g} on {below:.0%} of the images: lower bound, the error bar does not cover log p(x)"
 
 
+def few_weights_warning(ess: Tensor, num_samples: int) -> str | None:
+    """The sentence that goes with an estimate from ``num_samples`` importance weights an image; None where the error bar can be believed.
+
+    :data:`LOW_ESS` is what it takes. Fewer samples say as much where their weights are all but even: then q(z|x) is all but the posterior. A single one is even with itself and says nothing.
+    """
+    return low_ess_warning(ess, LOW_ESS if num_samples == 1 else min(LOW_ESS, EVEN * num_samples))
+
+
 class ImportanceEstimator(Estimator):
     """-log p(x) by K importance samples from q(z|x), beside the bound.
 
@@ -126,8 +134,7 @@ class ImportanceEstimator(Estimator):
 
     def numbers(self, columns: Mapping[str, Tensor]) -> list[Number]:
         ess, hint = columns["ess"], columns.get("bias_hint")
-        # fewer samples than that say as much where their weights are all but even: then q(z|x) is all but the posterior
-        warning = low_ess_warning(ess, min(LOW_ESS, EVEN * self.num_samples))
+        warning = few_weights_warning(ess, self.num_samples)
         number = Number(
             metric="nll",
             # a single weight does not tell how much such weights vary

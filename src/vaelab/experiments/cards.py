@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vaelab.data.protocol import Protocol
 from vaelab.evidence import NLL, Estimator, Number
@@ -120,12 +121,18 @@ def card(
         seconds=seconds,
         ess_median=None if ess is None else ess.median().item(),
         ess_min=None if ess is None else ess.min().item(),
-        acceptance=None if number.acceptance is None else number.acceptance.nanmean().item(),
+        acceptance=_mean_of_known(number.acceptance),
         bias_hint=number.bias_hint,
         curve=None if number.curve is None else {str(k): value for k, value in number.curve.items()},
         warning="; ".join(sentences) or None,
         floor=number.floor,
     )
+
+
+def _mean_of_known(values: Tensor | None) -> float | None:
+    """Mean of the values that are not nan; None where there are none."""
+    known = None if values is None else values[~values.isnan()]
+    return None if known is None or len(known) == 0 else known.mean().item()
 
 
 def bits_per_dim(nll: float, protocol: Mapping[str, Any], num_pixels: int) -> float:

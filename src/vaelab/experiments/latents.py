@@ -17,8 +17,8 @@ from vaelab.batch import Batch
 from vaelab.data.chunks import IndexLoader
 from vaelab.data.datamodule import ImageDataModule, SplitName
 from vaelab.errors import SettingError, choice, integer, number
-from vaelab.evidence import NLL, Estimate, Number, low_ess_warning
-from vaelab.evidence.importance import LOW_ESS
+from vaelab.evidence import NLL, Estimate, Number
+from vaelab.evidence.importance import few_weights_warning
 from vaelab.evidence.progress import Progress
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, without
 from vaelab.latents import Average, Diagnosis, NoiseOf, Probe, diagnose
@@ -180,7 +180,7 @@ class LatentsDiagnostic(Diagnostic):
                 found.cut.num_samples,
                 ess=found.cut.ess,
                 settings={**pixels, "threshold": self.threshold},
-                warning=low_ess_warning(found.cut.ess, LOW_ESS),
+                warning=few_weights_warning(found.cut.ess, found.cut.num_samples),
             )
 
 
