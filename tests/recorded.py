@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 
 import numpy as np
 
@@ -52,3 +53,13 @@ def a_run(logs, name, cards, *, val: float | None = -100.0, num_val=50, config=N
     if per_image:
         np.savez_compressed(run.path / "per_image.npz", allow_pickle=False, **per_image)
     return run.path
+
+
+class Payload:
+    """Makes the file ``canary`` when it is unpickled without care."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)

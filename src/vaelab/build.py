@@ -70,7 +70,7 @@ def resolve(target: object, where: str) -> Callable[..., Any]:
             return getattr(import_module(room), name)
         for entry in entry_points(group=ENTRY_POINTS, name=target):
             return entry.load()
-    rule = f"is not among the things a configuration may build here (public names of vaelab, or an entry point of {ENTRY_POINTS})"
+    rule = f"is not among the things a configuration may build (public names of vaelab, or an entry point of {ENTRY_POINTS})"
     raise SettingError(f"{where}._target_", target, rule, nearest=nearest(str(target), allowed))
 
 

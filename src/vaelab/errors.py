@@ -26,7 +26,9 @@ class SettingError(ValueError):
     def __init__(self, setting: str, received: object, rule: str, *, nearest: str | None = None) -> None:
         self.setting, self.received, self.rule, self.nearest = setting, received, rule, nearest
         hint = f" (did you mean {nearest!r}?)" if nearest is not None else ""
-        super().__init__(f"{setting}={_typed(received)}: {rule}{hint}")
+        message = f"{setting}={_typed(received)}: {rule}{hint}"
+        # it may quote what a file holds, and a terminal obeys some characters
+        super().__init__("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in message))
 
     def __reduce__(
         self,

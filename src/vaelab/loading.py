@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from vaelab.build import PARTS, DataShape, build_model
 from vaelab.errors import SettingError, integer
-from vaelab.runs import RunDirectory, read_config, read_manifest
+from vaelab.runs import RunDirectory, read_config, recorded_data
 
 
 def load_model(directory: Path) -> nn.Module:
@@ -34,7 +33,7 @@ def load_model(directory: Path) -> nn.Module:
 
 def data_shape(run: RunDirectory) -> DataShape:
     """Shape and levels of the data that a run was trained on, as recorded."""
-    data: Any = read_manifest(run).get("data")
+    data = recorded_data(run)
     try:
         channels, height, width = (integer("image_shape", n, 1) for n in data["image_shape"])
         levels = integer("num_levels", data["protocol"]["num_levels"], 1)

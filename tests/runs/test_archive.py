@@ -105,6 +105,7 @@ def test_files_are_unpacked_with_their_content_and_nothing_else(into: Path, tmp_
         (file("link/x"), "no folder"),
         (file("x", bytes(2_000_000)), "more than"),
         (file("x", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 40)}), "run="),
+        (file("x", pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "100"}), "no regular file"),
         (file("x", pax_headers={"path": "../y"}), "not a path"),
         (file("x", pax_headers={"size": "-512"}), "run="),
     ],
@@ -237,6 +238,14 @@ def test_a_patch_is_refused_whole(patch: str, repository: Path, tmp_path: Path) 
     assert "\n" not in str(raised.value)
     assert state(repository) == before
     assert sorted(os.listdir(tmp_path)) == beside
+
+
+def test_what_git_lets_pass_is_looked_at_too(repository: Path, tmp_path: Path) -> None:
+    git(repository, "config", "core.protectNTFS", "false")
+    (tmp_path / "changes.patch").write_text(created("git~1/hooks/post-checkout", "100755"))
+    with pytest.raises(SettingError, match="git's own"):
+        apply_patch(tmp_path / "changes.patch", repository)
+    assert not (repository / "git~1").exists()
 
 
 def test_a_patch_runs_no_filter_hook_or_monitor(repository: Path, tmp_path: Path) -> None:

@@ -56,3 +56,22 @@ def test_a_damaged_file_is_one_message(tmp_path, name, content, words):
         read(tmp_path / name)
     assert name in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_json_as_deep_as_it_may_be_is_read_and_no_deeper(tmp_path):
+    def nested(depth):
+        value = 1
+        for _ in range(depth):
+            value = [value]
+        files.write_json(tmp_path / "x.json", value)
+        return tmp_path / "x.json"
+
+    files.read_json(nested(files.DEPTH))
+    with pytest.raises(SettingError, match="nested"):
+        files.read_json(nested(files.DEPTH + 1))
+
+
+def test_an_anchor_that_is_used_twice_is_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &x [1, 2]\nb: *x\nc: {<<: {d: *x}, e: &y 3}\nf: *y\n")
+    expected = {"a": [1, 2], "b": [1, 2], "c": {"d": [1, 2], "e": 3}, "f": 3}
+    assert files.read_yaml(tmp_path / "a.yaml") == expected

@@ -345,9 +345,7 @@ class _App:
     def _say(self, message: str, cause: BaseException | None = None) -> None:
         if self.want_traceback and cause is not None:
             traceback.print_exception(cause)
-        # it may quote what a file holds
-        text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in message)
-        print(f"{self.command}: {text}", file=sys.stderr, flush=True)
+        print(f"{self.command}: {message}", file=sys.stderr, flush=True)
 
 
 def _choices(hydra: HydraConf) -> dict[str, str | list[str] | None]:

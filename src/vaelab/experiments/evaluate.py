@@ -34,7 +34,6 @@ from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_pr
 from vaelab.experiments.screen import quiet_lightning
 from vaelab.experiments.train import (
     PER_IMAGE,
-    check_data,
     draw_pictures,
     load_weights,
     make_cards,
@@ -49,6 +48,7 @@ from vaelab.runs import (
     read_cards,
     read_json,
     read_manifest,
+    recorded_data,
     write_atomically,
     write_cards,
     write_json,
@@ -315,18 +315,12 @@ def check_evaluation(options: dict[str, Any]) -> None:
         raise SettingError("force", options["force"], "must be true or false")
 
 
-def _parts(
-    config: dict[str, Any],
-    options: dict[str, Any],
-    asked: Estimator | Diagnostic | None,
-    manifest: dict[str, Any] | None = None,
-) -> Parts:
+def _parts(config: dict[str, Any], options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Parts:
     """The parts of a run as they are evaluated, with initial weights.
 
     Args:
         config: of the run.
         options: of :func:`evaluate` or :func:`sample`.
-        manifest: of the run, whose data these have to be; None = of no run.
         asked: the estimator or the diagnostic that ``options`` name; None = neither.
     """
     config = copy.deepcopy(config)
@@ -339,8 +333,6 @@ def _parts(
     if options.get("binarize") is not None:
         config["data"]["binarize"] = options["binarize"]
     parts = assemble(config)
-    if manifest is not None:
-        check_data(parts, manifest)
     if options["seed"] is not None:
         parts.module.noise = Noise(options["seed"])
     if asked is not None:
@@ -351,15 +343,14 @@ def _parts(
 
 def _open(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Stored:
     run = RunDirectory.open(options["run"])
-    config, manifest = stored_config(run), read_manifest(run)
+    config, data = stored_config(run), recorded_data(run)
     checkpoint, how = _checkpoint(run, config, options["checkpoint"])
-    parts = _parts(config, options, asked, manifest)
+    parts = _parts(config, options, asked)
     if checkpoint == run.weights_file:
         give_weights(parts.module.evaluated, read_weights(run), checkpoint)
     else:
         load_weights(parts.module, checkpoint)
     parts.module.evaluated.eval()
-    data = manifest["data"]
     warning = fallback_warning(data["requested"], data["actual"]) if data.get("fallback_reason") else None
     return Stored(run, parts, checkpoint, how, warning)
 

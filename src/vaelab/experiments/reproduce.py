@@ -25,8 +25,8 @@ from vaelab.errors import RunFailed, SettingError
 from vaelab.experiments import rerun
 from vaelab.experiments.assembly import Parts, assemble
 from vaelab.experiments.check import accepted
-from vaelab.experiments.resume import find_data, recorded_parent
-from vaelab.experiments.train import check_data, data_record
+from vaelab.experiments.resume import check_data, find_data, recorded_parent
+from vaelab.experiments.train import data_record
 from vaelab.runs import read_json, write_json
 from vaelab.runs.drift import (
     Drift,
@@ -107,7 +107,7 @@ def reproduce(
         raise parts
     Console().print(table(rows := _drift(record, parts, state, is_same), str(record.path)))
     if isinstance(parts, Parts):
-        check_data(parts, record.manifest)
+        check_data(parts, record.manifest["data"])
     reasons = [] if code is None else _reasons(code, parts)
     if reasons and not confirm(_question(record, reasons)):
         raise SettingError("code", code_words(record.manifest), f"was not agreed to; {HERE}")

@@ -18,7 +18,7 @@ from vaelab.experiments.check import stored_config
 from vaelab.experiments.parent import Parent
 from vaelab.experiments.recording import is_main_process
 from vaelab.experiments.screen import heading
-from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, check_data, prepare_process
+from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, data_record, prepare_process
 from vaelab.runs import (
     MetricsWriter,
     RunDirectory,
@@ -27,6 +27,7 @@ from vaelab.runs import (
     complete_manifest,
     read_manifest,
     read_status,
+    recorded_data,
 )
 from vaelab.runs.environment import intra_op, platform_record, versions
 from vaelab.runs.git import git_state
@@ -63,7 +64,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
         torch.set_num_threads(threads)
     found, wrong = newest(run.checkpoints)
     parts = assemble(config, None if found is not None else recorded_parent(config, manifest))
-    check_data(parts, manifest)
+    check_data(parts, recorded_data(run))
     trainer = build_trainer(parts)
     if not is_main_process():
         return as_rank(parts, trainer)
@@ -118,6 +119,17 @@ def recorded_parent(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> P
             "init_from", parent.run.path, "its weights are no longer those that the run began with"
         )
     return parent
+
+
+def check_data(parts: Parts, data: Mapping[str, Any]) -> None:
+    """Refuse other images than those that a run was trained on, of which its manifest holds ``data``."""
+    recorded, here = data.get("digests") or {}, data_record(parts.data)["digests"]
+    changed = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
+    if changed:
+        rule = (
+            f"other data than the run was trained on: {', '.join(changed)} differ from the digests on record"
+        )
+        raise SettingError("paths.data_dir", parts.config["paths"]["data_dir"], rule)
 
 
 def _cut_back(run: RunDirectory, found: Found | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -315,24 +315,6 @@ def data_record(
         "num_test": data.size("test"),
         "protocol": data.protocol.record(),
     }
-
-
-def check_data(parts: Parts, manifest: Mapping[str, Any]) -> None:
-    """Refuse other images than those that a run was trained on: its record names the place where they lie, and what they are by digests.
-
-    Raises:
-        SettingError: they differ, or the manifest does not say.
-    """
-    recorded = (manifest.get("data") or {}).get("digests")
-    if not isinstance(recorded, Mapping):
-        raise SettingError("run", "manifest.json", "does not say on which data the run was trained")
-    here = data_record(parts.data)["digests"]
-    changed = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
-    if changed:
-        rule = (
-            f"other data than the run was trained on: {', '.join(changed)} differ from the digests on record"
-        )
-        raise SettingError("paths.data_dir", parts.config["paths"]["data_dir"], rule)
 
 
 def _parent_record(parent: Parent, parts: Parts) -> dict[str, Any]:

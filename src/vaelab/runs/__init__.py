@@ -7,7 +7,7 @@ from vaelab.runs.config import read_config
 from vaelab.runs.console import ConsoleLog
 from vaelab.runs.directory import RunDirectory, check_writable, find_latest, find_runs
 from vaelab.runs.files import read_json, read_yaml, write_atomically, write_json, write_yaml
-from vaelab.runs.manifest import complete_manifest, read_manifest, start_manifest
+from vaelab.runs.manifest import complete_manifest, read_manifest, recorded_data, start_manifest
 from vaelab.runs.metrics import MetricsWriter
 from vaelab.runs.redaction import Secrets
 from vaelab.runs.status import Status, StatusRecord, read_status, write_status
@@ -33,6 +33,7 @@ __all__ = [
     "read_manifest",
     "read_status",
     "read_yaml",
+    "recorded_data",
     "start_manifest",
     "write_atomically",
     "write_cards",

@@ -126,7 +126,7 @@ def _files(content: bytes, max_bytes: int, max_files: int) -> list[tuple[str, by
             if member.mode & 0o7000:
                 raise ValueError(f"{member.name!r} would run with the rights of another user")
             size += member.size
-            if member.size < 0 or size > max_bytes or len(found) == max_files:
+            if size > max_bytes or len(found) == max_files:
                 raise ValueError(f"it holds more than {max_bytes:,} bytes or {max_files:,} files")
             file = tar.extractfile(member)
             data = b"" if file is None else file.read()

@@ -118,6 +118,14 @@ def read_manifest(run: RunDirectory) -> dict[str, Any]:
     return manifest_at(run.manifest_file)
 
 
+def recorded_data(run: RunDirectory) -> dict[str, Any]:
+    """What the manifest says of the data. Raises SettingError("run") as :func:`read_manifest`, and if it says nothing."""
+    data = read_manifest(run).get("data")
+    if not isinstance(data, dict):
+        raise SettingError("run", run.manifest_file, "does not say which data the run was made of")
+    return data
+
+
 def manifest_at(path: Path) -> dict[str, Any]:
     """The manifest in a file; see :func:`read_manifest`."""
     manifest = read_json(path)
