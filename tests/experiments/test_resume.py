@@ -339,6 +339,10 @@ def test_refused(undisturbed: RunDirectory, stopped: RunDirectory, tmp_path: Pat
         resume(undisturbed.path)
     with pytest.raises(SettingError, match="no such run directory"):
         resume(tmp_path / "nowhere")
+    write_status(stopped.status_file, Status.RUNNING)
+    with pytest.raises(SettingError, match=f"is still going: process {os.getpid()}, last heard of 0 s ago"):
+        resume(stopped.path)
+    write_status(stopped.status_file, Status.INTERRUPTED, exit_status=75)
     manifest = json.loads(stopped.manifest_file.read_text())
     manifest["data"]["digests"] = dict.fromkeys(manifest["data"]["digests"], "0" * 64)
     stopped.manifest_file.write_text(json.dumps(manifest))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from vaelab.errors import RunFailed
 from vaelab.runs import RunDirectory, Status, complete_manifest, write_status
 from vaelab.runs.interruption import CTRL_C, Interrupted, StopRequest
+from vaelab.runs.status import Heartbeat
 
 #: set by rank 0 for ranks that are processes of their own, which would otherwise make a run directory each
 RUN_DIRECTORY = "VAELAB_RUN_DIRECTORY"
@@ -28,10 +29,12 @@ class Ending:
 
     Attributes:
         stop: whether somebody wants it to.
+        heartbeat: says that it goes on; is told how far it is.
         actions: what is done at the end, with the exit status.
     """
 
     stop: StopRequest = field(default_factory=StopRequest)
+    heartbeat: Heartbeat | None = None
     actions: list[Callable[[int], None]] = field(default_factory=list)
 
 
@@ -50,7 +53,8 @@ def recorded(run: RunDirectory, redact: Callable[[str], str] = str) -> Iterator[
     write_status(run.status_file, Status.RUNNING)
     with ending.stop.watching():
         try:
-            yield ending
+            with Heartbeat(run.status_file) as ending.heartbeat:
+                yield ending
         except BaseException as error:
             with _no_second_ctrl_c():
                 found = interruption(error, ending.stop)

@@ -30,7 +30,7 @@ from vaelab.runs import (
 )
 from vaelab.runs.environment import intra_op, platform_record, versions
 from vaelab.runs.git import git_state
-from vaelab.runs.status import utc_now
+from vaelab.runs.status import is_live, seconds_since, utc_now
 from vaelab.training import Trainer
 from vaelab.training.checkpoints import Found, file_digest, newest, reinstate
 
@@ -91,6 +91,9 @@ def _refuse(run: RunDirectory) -> None:
     if status.status is Status.COMPLETED:
         extend = f"vae-train init_from={shlex.quote(str(run.path))}"
         raise SettingError("run", run.path, f"is complete; a new run from its weights: {extend}")
+    if is_live(status):
+        age = f"{seconds_since(status.updated):.0f} s"
+        raise SettingError("run", run.path, f"is still going: process {status.pid}, last heard of {age} ago")
     if status.status is Status.PRUNED:
         raise SettingError("run", run.path, "was given up by the search that it belongs to")
 

@@ -54,6 +54,7 @@ from vaelab.training import (
     MetricsFile,
     PerImageParts,
     RunProgress,
+    StepsDone,
     Trainer,
     VAEModule,
     close_wandb,
@@ -189,6 +190,7 @@ def carry_out(
         if config["trainer"]["enable_progress_bar"]:
             trainer.callbacks.insert(0, RunProgress(console.screen))  # pyright: ignore[reportAttributeAccessIssue]
         trainer.loggers = [MetricsFile(run.metrics_file), *_loggers(parts, run, ending, tracker_id)]
+        trainer.callbacks.append(StepsDone(ending.heartbeat))  # pyright: ignore[reportAttributeAccessIssue]
         started = time.perf_counter()
         checkpoints, step, seconds = _fit_and_test(parts, trainer, run, ending.stop, found)
         numbers = _cards(parts, run, checkpoints, seconds)

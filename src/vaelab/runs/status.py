@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,6 +15,8 @@ from vaelab.errors import SettingError
 from vaelab.runs.files import read_json, write_json
 
 SCHEMA = 1
+#: seconds between two beats of a run, and of a silence after which it counts as dead
+BEAT, SILENCE = 10.0, 60.0
 
 
 class Status(StrEnum):
@@ -26,6 +31,9 @@ class Status(StrEnum):
 class StatusRecord:
     """The content of ``status.json``; times are UTC in ISO format, ``error`` is one line, ``exit_status``
     None while running.
+
+    ``process`` tells the process ``pid`` from a later one of that number, on this machine since it was started, without naming either; None where
+    that cannot be had. ``progress`` is ``[step, num_steps]``.
     """
 
     status: Status
@@ -34,10 +42,17 @@ class StatusRecord:
     updated: str
     exit_status: int | None = None
     error: str | None = None
+    process: str | None = None
+    progress: list[int] | None = None
 
 
 def write_status(
-    path: Path, status: Status, *, exit_status: int | None = None, error: str | None = None
+    path: Path,
+    status: Status,
+    *,
+    exit_status: int | None = None,
+    error: str | None = None,
+    progress: tuple[int, int] | None = None,
 ) -> StatusRecord:
     """Write how the run stands. ``started`` is kept from a record that is there; ``error`` is cut to one
     line.
@@ -50,7 +65,10 @@ def write_status(
     except SettingError:
         started = now
     line = " ".join(error.split())[:500] if error is not None else None
-    record = StatusRecord(Status(status), os.getpid(), started, now, exit_status, line)
+    record = StatusRecord(
+        Status(status), os.getpid(), started, now, exit_status, line,
+        process_identity(os.getpid()), None if progress is None else list(progress),
+    )  # fmt: skip
     write_json(path, {"schema": SCHEMA, **asdict(record), "status": record.status.value})
     return record
 
@@ -68,6 +86,74 @@ def read_status(path: Path) -> StatusRecord:
         return StatusRecord(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise SettingError("run", path, f"is not a status record ({error})") from None
+
+
+class Heartbeat:
+    """Within, ``status.json`` says every few seconds that the run is going on, and how far it is.
+
+    Args:
+        path: of the file.
+        seconds: between two beats.
+
+    Attributes:
+        progress: step and number of steps, told by whoever knows.
+    """
+
+    def __init__(self, path: Path, seconds: float = BEAT) -> None:
+        self.progress: tuple[int, int] | None = None
+        self._path, self._seconds = path, seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._seconds):
+            # a full disk is no reason to end a training; how the run ends is written by another one, who does not pass over it
+            with contextlib.suppress(OSError):
+                write_status(self._path, Status.RUNNING, progress=self.progress)
+
+
+def is_live(record: StatusRecord) -> bool:
+    """Whether a run that says that it is running still is: on this machine its process is looked for, of another one the last beat has to be recent."""
+    if record.status is not Status.RUNNING:
+        return False
+    here = process_identity(record.pid)
+    machine = None if record.process is None else record.process.partition(":")[0]
+    if machine is not None and machine == _machine():
+        return record.process == here
+    return seconds_since(record.updated) < SILENCE
+
+
+def seconds_since(time: str) -> float:
+    """Since a time as :func:`utc_now` writes it."""
+    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+
+
+def process_identity(pid: int) -> str | None:
+    """A name of a process that no other one ever has: a hash of this machine's last start, and when the process began; None where there is none, or no Linux."""
+    try:
+        content = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    state, *fields = content.rpartition(")")[2].split()
+    machine = _machine()
+    return None if machine is None or state == "Z" else f"{machine}:{fields[18]}"
+
+
+def _machine() -> str | None:
+    """A hash of what the kernel calls this start of the machine."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(started).hexdigest()[:12]
 
 
 def utc_now() -> str:

@@ -23,7 +23,7 @@ from vaelab.runs.containment import check_contained
 from vaelab.runs.directory import RunDirectory
 from vaelab.runs.files import read_yaml
 from vaelab.runs.manifest import read_manifest
-from vaelab.runs.status import read_status
+from vaelab.runs.status import Status, StatusRecord, is_live, read_status, seconds_since
 
 #: test numbers in the table. --json has those that share their protocol; --metric NAME has every other
 SHOWN = ("elbo", "nll")
@@ -37,18 +37,21 @@ QUIET = (
     "run",
     "callbacks",
 )  # say nothing about the number
+#: says that it is running, and is not
+DEAD = "dead"
 SCORE = {"name": "val/elbo", "mode": "max"}
 
 
 @dataclass(frozen=True)
 class Row:
     """One run as the table sees it. ``damage`` names what could not be read; a row is made of whatever
-    could.
+    could. ``status`` is ``dead`` of a run that says that it is running and is not; ``standing`` adds how far a run is, or since when nothing was heard of it.
     """
 
     path: Path
     name: str
     status: str
+    standing: str = ""
     experiment: str | None = None
     seed: int | None = None
     created: float | None = None
@@ -86,7 +89,9 @@ def read_row(run: RunDirectory, root: Path | None = None) -> Row:
     manifest = _try(damage, "manifest.json", lambda: read_manifest(run), {})
     config = _try(damage, "config.yaml", lambda: _mapping(read_yaml(run.config_file)), {})
     overrides = _try(damage, "overrides.yaml", lambda: _list(read_yaml(run.overrides_file)), [])
-    status = _try(damage, "status.json", lambda: read_status(run.status_file).status.value, "unknown")
+    status, standing = _try(
+        damage, "status.json", lambda: _standing(read_status(run.status_file)), ("unknown", "unknown")
+    )
     cards = (
         _try(damage, "evaluation.json", lambda: read_cards(run.evaluation_file), [])
         if run.evaluation_file.exists()
@@ -104,6 +109,7 @@ def read_row(run: RunDirectory, root: Path | None = None) -> Row:
         path=run.path,
         name=name,
         status=status,
+        standing=standing,
         experiment=_of(manifest, "experiment", str),
         seed=_of(manifest, "seed", int),
         created=_time(manifest.get("created")),
@@ -253,7 +259,7 @@ def _table(ranking: Ranking) -> Table:
         found = {_column(card): card for card in row.cards}
         cells = [
             row.name,
-            row.status,
+            row.standing or row.status,
             "" if row.seed is None else str(row.seed),
             "" if row.score is None else f"{row.score:.2f}",
         ]
@@ -275,6 +281,30 @@ def _column(card: Card) -> tuple[str, str, int]:
 
 def _with(row: Row, cards: tuple[Card, ...]) -> Row:
     return Row(**{**{name: getattr(row, name) for name in Row.__dataclass_fields__}, "cards": cards})
+
+
+def _standing(record: StatusRecord) -> tuple[str, str]:
+    """The status of a run, and in words how it stands."""
+    if record.status is not Status.RUNNING:
+        return record.status.value, record.status.value
+    if not is_live(record):
+        return DEAD, f"{DEAD}, silent for {_span(seconds_since(record.updated))}"
+    if record.progress is None:
+        return record.status.value, record.status.value
+    step, steps = record.progress
+    return record.status.value, f"{record.status.value}, {step / steps:.0%}"
+
+
+def _span(seconds: float) -> str:
+    """In the largest unit that fits.
+
+    >>> _span(59), _span(7300)
+    ('59 s', '2 h')
+    """
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _try(damage: list[str], what: str, read: Any, default: Any) -> Any:

@@ -7,7 +7,7 @@ from vaelab.training.loggers import MetricsFile, close_wandb, open_wandb
 from vaelab.training.module import VAEModule
 from vaelab.training.per_image import PerImageParts
 from vaelab.training.pictures import TrackerPictures, draw
-from vaelab.training.progress import RunProgress, TestProgress, parts_progress
+from vaelab.training.progress import RunProgress, StepsDone, TestProgress, parts_progress
 from vaelab.training.step import OptimisationStep, StepSettings
 from vaelab.training.stopping import EarlyStoppingAfterWarmup
 
@@ -21,6 +21,7 @@ __all__ = [
     "PerImageParts",
     "RunProgress",
     "StepSettings",
+    "StepsDone",
     "TestProgress",
     "TrackerPictures",
     "Trainer",

@@ -139,6 +139,20 @@ class TestProgress(_Drawn):
         self._stop()
 
 
+class StepsDone(L.Callback):
+    """Tells a heartbeat how far the training is.
+
+    Args:
+        heartbeat: whoever has a ``progress``.
+    """
+
+    def __init__(self, heartbeat: Any) -> None:
+        self._heartbeat = heartbeat
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self._heartbeat.progress = (trainer.global_step, _module(pl_module).plan.num_steps)
+
+
 @contextmanager
 def parts_progress(screen: TextIO | None = None) -> Iterator[Told | None]:
     """A bar for the part at hand of a long computation, to be told of it; None where the screen is no terminal.
