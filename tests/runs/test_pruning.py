@@ -105,6 +105,20 @@ def test_one_that_runs_keeps_everything_whatever_is_asked(tmp_path, capsys):
     assert files(run) == before
 
 
+def test_one_that_was_killed_has_to_be_named_and_agreed_to(tmp_path, capsys):
+    run = a_pruneable(tmp_path, "a", Status.RUNNING)
+    record = json.loads(run.status_file.read_text())
+    silent = {"process": "0123456789ab:17", "updated": "2026-01-01T00:00:00.000+00:00"}
+    run.status_file.write_text(json.dumps({**record, **silent}))
+    before = files(run)
+    for asked, expected in (([str(tmp_path), "--prune", "--yes"], 0), ([str(run.path), "--prune"], 2)):
+        assert main(asked) == expected
+        assert "dead" in capsys.readouterr().out
+        assert files(run) == before
+    assert main([str(run.path), "--prune", "--yes"]) == 0
+    assert list(run.checkpoints.iterdir()) == []
+
+
 def test_one_that_is_resumed_while_the_question_stands_keeps_everything(tmp_path):
     run = a_pruneable(tmp_path, "a", Status.INTERRUPTED)
     (one,), _ = survey([run.path], yes=True)

@@ -16,7 +16,8 @@ from vaelab.runs.cards import printable
 from vaelab.runs.directory import RunDirectory, find_runs, is_run
 from vaelab.runs.files import file_digest, write_json
 from vaelab.runs.manifest import read_manifest
-from vaelab.runs.status import Status, read_status, utc_now
+from vaelab.runs.status import Status, is_live, read_status, utc_now
+from vaelab.runs.table import DEAD
 
 CHECKPOINT, DIGEST = ".ckpt", ".ckpt.sha256"
 
@@ -56,8 +57,8 @@ class Left:
 def survey(directories: Iterable[Path], yes: bool) -> tuple[list[Prunable], list[Left]]:
     """What could be removed below ``directories``, and the runs with checkpoints that keep them.
 
-    Completed runs can lose theirs, since ``model.safetensors`` has the selected weights. One that was interrupted, failed or was given up has nothing else: it has to be
-    one of ``directories`` itself, and ``yes`` be given. One that says it is running keeps what it has.
+    Completed runs can lose theirs, since ``model.safetensors`` has the selected weights. One that was interrupted, killed, failed or was given up has nothing else: it has
+    to be one of ``directories`` itself, and ``yes`` be given. One that is running keeps what it has.
     """
     named = {path.resolve() for path in directories if is_run(path)}
     found = {run.path.resolve(): run for root in directories for run in find_runs(root)}
@@ -117,7 +118,7 @@ def render(found: Sequence[Prunable]) -> Table:
     table.add_column("size", justify="right", no_wrap=True, footer=size_text(sum(one.size for one in found)))
     for one in found:
         names = ", ".join(path.name for path in one.files if path.name.endswith(CHECKPOINT))
-        row = (str(one.run.path), one.status.value, names or "digests", size_text(one.size))
+        row = (str(one.run.path), _ended(one.status), names or "digests", size_text(one.size))
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
@@ -140,13 +141,14 @@ def _prunable(run: RunDirectory, agreed: bool) -> Prunable:
     files, size = _files(run)
     if not files:  # whatever else is wrong with it
         return Prunable(run, Status.COMPLETED, (), 0)
-    status = read_status(run.status_file).status
-    if status is Status.RUNNING:
-        raise _keeps(run, "is running, or was when it was killed; vae-resume goes on with it")
+    record = read_status(run.status_file)
+    status = record.status
+    if is_live(record):
+        raise _keeps(run, "is running")
     if status is not Status.COMPLETED:
         if not agreed:
             raise _keeps(
-                run, f"is {status.value}: without its checkpoints it begins again; name it and give --yes"
+                run, f"is {_ended(status)}: without its checkpoints it begins again; name it and give --yes"
             )
         return Prunable(run, status, files, size)
     manifest = read_manifest(run)
@@ -157,6 +159,11 @@ def _prunable(run: RunDirectory, agreed: bool) -> Prunable:
     if "best_step" not in manifest:
         raise _keeps(run, "its manifest does not say whether the best or the last weights were selected")
     return Prunable(run, status, files, size)
+
+
+def _ended(status: Status) -> str:
+    """A run that says it is running, and is not, is dead."""
+    return DEAD if status is Status.RUNNING else status.value
 
 
 def _keeps(run: RunDirectory, reason: str) -> SettingError:
