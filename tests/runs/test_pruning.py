@@ -97,6 +97,16 @@ def test_one_that_did_not_complete_has_to_be_named_and_agreed_to(tmp_path, capsy
     assert list(run.checkpoints.iterdir()) == []
 
 
+def test_a_yes_to_the_question_is_none_for_one_that_did_not_complete(tmp_path, monkeypatch):
+    complete, interrupted = a_pruneable(tmp_path, "a"), a_pruneable(tmp_path, "b", Status.INTERRUPTED)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _question: "y")
+    before = files(interrupted)
+    assert main([str(complete.path), str(interrupted.path), "--prune"]) == 2
+    assert list(complete.checkpoints.iterdir()) == []
+    assert files(interrupted) == before
+
+
 def test_one_that_runs_keeps_everything_whatever_is_asked(tmp_path, capsys):
     run = a_pruneable(tmp_path, "a", Status.RUNNING)
     before = files(run)
@@ -227,7 +237,13 @@ def test_whatever_is_gone_is_on_record_when_the_process_ends_in_between(tmp_path
 
 
 @pytest.mark.parametrize(
-    "more", [["--yes"], ["--prune", "--json"], ["--prune", "--bounds"], ["--prune", "--split", "test"]]
+    "more",
+    [
+        ["--yes"],
+        ["--prune", "--yes", "--json"],
+        ["--prune", "--yes", "--bounds"],
+        ["--prune", "--yes", "--split", "test"],
+    ],
 )
 def test_options_that_mean_nothing_together_are_refused(tmp_path, more):
     run = a_pruneable(tmp_path, "a")
