@@ -20,6 +20,7 @@ HOW = (
     "run with debug=fast",
     "run in a run directory",
     "run in an interrupted run directory",
+    "run last in a run directory",
     "refused",
     "run by .ci/run",
     "run in a copy",
@@ -95,6 +96,10 @@ def test_readme_commands_in_real_processes_make_train_then_look_at_the_run(
         done = call(command.replace("DIR", str(run)), tmp_path, DATA_DIR=str(mnist_dir))
         assert done.returncode == 0, command + done.stdout + done.stderr
         assert read_status(run / "status.json").status is Status.COMPLETED
+    for command in commands("run last in a run directory"):
+        done = call(command.replace("DIR", str(run)), tmp_path, DATA_DIR=str(mnist_dir))
+        assert done.returncode == 0, command + done.stdout + done.stderr
+        assert list((run / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -15,7 +15,9 @@ import pytest
 
 from recorded import a_run
 from vaelab.commands.runs import main
+from vaelab.errors import SettingError
 from vaelab.runs import Status, read_status, write_status
+from vaelab.runs import status as module
 from vaelab.runs.status import Heartbeat, is_live, process_identity
 
 ELSEWHERE = "0123456789ab:17"
@@ -113,3 +115,53 @@ def test_the_table_tells_the_dead_from_the_living(tmp_path: Path, capsys: pytest
     out = capsys.readouterr().out
     assert '"status": "running"' in out
     assert '"status": "dead"' in out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"progress": [0, 0]},
+        {"progress": [1]},
+        {"progress": ["1", 2]},
+        {"progress": [-1, 2]},
+        {"process": 3},
+        {"pid": "../1"},
+        {"pid": None},
+        {"updated": "yesterday"},
+        {"updated": "2026-01-01T00:00:00"},
+        {"started": 5},
+    ],
+)
+def test_what_no_run_writes_is_refused_and_never_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object]
+) -> None:
+    path = a_run(tmp_path, "a", None) / "status.json"
+    write_status(path, Status.RUNNING)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(SettingError, match="is not a status record"):
+        read_status(path)
+    assert main([str(tmp_path)]) == 0
+    assert "status.json: unreadable" in " ".join(capsys.readouterr().out.split())
+
+
+@linux
+def test_a_container_beside_this_one_is_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(path: str) -> str:
+        assert path == "/proc/self/ns/pid"
+        return "pid:[17]"
+
+    with monkeypatch.context() as there:
+        there.setattr(module.os, "readlink", elsewhere)
+        record = dataclasses.replace(write_status(tmp_path / "status.json", Status.RUNNING), pid=2**22 + 1)
+    assert is_live(record), "no process of that number is seen from here, and it has just been heard of"
+    assert not is_live(dataclasses.replace(record, updated=ago(70)))
+
+
+def test_a_lone_run_has_its_name_from_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(a_run(tmp_path, "alone", None))
+    assert main(["."]) == 0
+    assert "alone" in capsys.readouterr().out

@@ -22,7 +22,7 @@ SELECTING = ("metric", "split", "estimator", "num_samples")  # the fields of run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table and return the exit status: 0, or 2 for what is not there and for numbers that cannot be compared."""
+    """Print a table, or free space, and return the exit status: 0; 2 for what is not there, for numbers that cannot be compared, and where nobody can be asked."""
     arguments = _parser().parse_args(argv)
     try:
         load_env_file()
@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         directories = [Path(d) for d in arguments.directories or [os.environ.get("VAELAB_LOG_DIR") or "logs"]]
         for directory in directories:
             _check(directory)
+        if arguments.prune:
+            return _prune(directories, arguments.yes)
         return _tables(directories, arguments)
     except SettingError as error:
         # it may quote what a file holds
@@ -76,6 +78,16 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="rate and distortion of runs that differ in objective.beta and seed, and a picture of them in DIR",
     )
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove the checkpoints of completed runs, after a question; their weights and records stay",
+    )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="with --prune: unasked, and also of runs named here that did not complete",
+    )
     parser.add_argument("--split", metavar="NAME", help="only cards of this split: test, val")
     parser.add_argument(
         "--estimator", metavar="NAME", help="only cards by this estimator: importance, ais, ..."
@@ -92,14 +104,20 @@ def _misplaced(arguments: argparse.Namespace) -> str | None:
     """What an option says that no table follows here."""
     if arguments.diff is not None and arguments.directories:
         return f"--diff takes two runs, and {arguments.directories[0]} is another one"
-    ways = [name for name in ("metric", "diff", "bounds", "rate_distortion") if getattr(arguments, name)]
+    ways = [
+        name for name in ("metric", "diff", "bounds", "rate_distortion", "prune") if getattr(arguments, name)
+    ]
     if len(ways) > 1 and ways != ["metric", "diff"]:  # the differences of one metric
         return f"--{ways[0]} and --{ways[1].replace('_', '-')} go one at a time"
     if arguments.bounds and len(arguments.directories) != 1:
         return "--bounds takes one run"
     if arguments.rate_distortion and len(arguments.directories) > 1:
         return "--rate-distortion takes one folder of runs, where the picture goes"
-    if ways in ([], ["bounds"]):
+    if arguments.yes and not arguments.prune:
+        return "--yes goes with --prune"
+    if arguments.json and arguments.prune:
+        return "--json goes with tables, and --prune makes none"
+    if ways in ([], ["bounds"], ["prune"]):
         given = [name for name in SELECTING if getattr(arguments, name) is not None]
         if given:
             return f"--{given[0].replace('_', '-')} goes with --metric NAME, --diff A B or --rate-distortion"
@@ -197,6 +215,42 @@ def _bounds(arguments: argparse.Namespace) -> int:
     row = table.read_row(RunDirectory.open(arguments.directories[0], "--bounds"))
     found = bounds.pairs(row)
     return _show(bounds.as_json(found), bounds.render(row, found), arguments)
+
+
+def _prune(directories: Sequence[Path], yes: bool) -> int:
+    """Free the space of finished runs: listed first, removed after a yes."""
+    from rich.console import Console
+
+    from vaelab.runs import pruning
+    from vaelab.runs.cards import printable
+
+    console = Console(highlight=False)
+    found, left = pruning.survey(directories, yes)
+    for run in left:
+        console.print(f"kept: {printable(str(run.run.path))}: {printable(run.reason)}", markup=False)
+    status = 2 if any(run.named for run in left) else 0
+    if not found:
+        print("Nothing to remove.")
+        return status
+    console.print(pruning.render(found))
+    if not yes:
+        if not sys.stdin.isatty():
+            print("vae-runs: nothing is removed; --prune --yes removes it", file=sys.stderr)
+            return 2
+        if not _agreed("Remove these files? Weights and records stay."):
+            print("Nothing is removed.")
+            return status
+    for one in found:
+        pruning.prune(one)
+    print(f"{pruning.size_text(sum(one.size for one in found))} freed")
+    return status
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:

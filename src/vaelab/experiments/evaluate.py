@@ -343,8 +343,8 @@ def _parts(config: dict[str, Any], options: dict[str, Any], asked: Estimator | D
 
 def _open(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Stored:
     run = RunDirectory.open(options["run"])
-    config, data = stored_config(run), recorded_data(run)
-    checkpoint, how = _checkpoint(run, config, options["checkpoint"])
+    config, manifest, data = stored_config(run), read_manifest(run), recorded_data(run)
+    checkpoint, how = _checkpoint(run, config, manifest, options["checkpoint"])
     parts = _parts(config, options, asked)
     if checkpoint == run.weights_file:
         give_weights(parts.module.evaluated, read_weights(run), checkpoint)
@@ -355,15 +355,24 @@ def _open(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Stor
     return Stored(run, parts, checkpoint, how, warning)
 
 
-def _checkpoint(run: RunDirectory, config: dict[str, Any], asked_for: str) -> tuple[Path, str]:
-    """The file of the weights, and how they were chosen."""
+def _checkpoint(
+    run: RunDirectory, config: dict[str, Any], manifest: dict[str, Any], asked_for: str
+) -> tuple[Path, str]:
+    """The file of the weights, and how they were chosen.
+
+    A finished run's record says which were selected, whatever is left of its checkpoints; ``model.safetensors`` has those. Without it, what is there says so.
+    """
     best, last = run.best_checkpoint, run.last_checkpoint
-    if asked_for == "selected" and not best.is_file() and not last.is_file() and run.weights_file.is_file():
+    if asked_for == "selected" and "imported" in manifest:
         return run.weights_file, SELECTED_BY
-    is_best = best.is_file() if asked_for == "selected" else asked_for == "best"
+    finished = "best_step" in manifest
+    best_selected = manifest["best_step"] is not None if finished else best.is_file()
+    is_best = best_selected if asked_for == "selected" else asked_for == "best"
     checkpoint = best if is_best else last
     if not checkpoint.is_file():
-        raise SettingError("checkpoint", asked_for, f"{checkpoint} is not there")
+        if not finished or is_best != best_selected or not run.weights_file.is_file():
+            raise SettingError("checkpoint", asked_for, f"{checkpoint} is not there")
+        checkpoint = run.weights_file
     return checkpoint, selected_by(config, is_best)
 
 

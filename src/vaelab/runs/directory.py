@@ -28,7 +28,7 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return Path(os.path.abspath(self.path)).name  # of "." too
 
     @property
     def config_file(self) -> Path:

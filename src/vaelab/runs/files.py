@@ -4,6 +4,7 @@ or a full memory for one that is damaged or made to harm.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -119,6 +120,12 @@ def read_regular(path: Path | str, most: int) -> bytes:
         if size > most:
             raise SettingError("run", path, f"is larger than the {most:,} bytes that such a file may have")
         return file.read(size)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def kind(mode: int) -> str:

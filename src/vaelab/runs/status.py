@@ -83,9 +83,24 @@ def read_status(path: Path) -> StatusRecord:
     fields = {key: value for key, value in content.items() if key != "schema"}
     try:
         fields["status"] = Status(fields["status"])
-        return StatusRecord(**fields)
+        record = StatusRecord(**fields)
+        _check(record)
+        return record
     except (KeyError, TypeError, ValueError) as error:
         raise SettingError("run", path, f"is not a status record ({error})") from None
+
+
+def _check(record: StatusRecord) -> None:
+    """Raise ValueError for what no run writes, and whoever asks for signs of life would stumble over."""
+    if type(record.pid) is not int or not isinstance(record.process, str | None):
+        raise ValueError("pid or process is not that of a process")
+    for name in ("started", "updated"):
+        if datetime.fromisoformat(getattr(record, name)).tzinfo is None:
+            raise ValueError(f"{name} is a time of no zone")
+    if record.progress is not None:
+        step, num_steps = record.progress
+        if type(step) is not int or type(num_steps) is not int or step < 0 or num_steps < 1:
+            raise ValueError("progress is not a step of a number of steps")
 
 
 class Heartbeat:
@@ -148,12 +163,13 @@ def process_identity(pid: int) -> str | None:
 
 
 def _machine() -> str | None:
-    """A hash of what the kernel calls this start of the machine."""
+    """A hash of what the kernel calls this start of the machine, and of the set of processes that are seen from here: containers share the one and not the other."""
     try:
         started = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        processes = os.readlink("/proc/self/ns/pid").encode()
     except OSError:
         return None
-    return hashlib.sha256(started).hexdigest()[:12]
+    return hashlib.sha256(started + processes).hexdigest()[:12]
 
 
 def utc_now() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import pickle
@@ -20,7 +19,7 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import Checkpoint
 
 from vaelab.errors import SettingError, choice
-from vaelab.runs.files import read_regular, write_atomically
+from vaelab.runs.files import file_digest, read_regular, write_atomically
 from vaelab.runs.interruption import Interrupted
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -110,12 +109,6 @@ def recorded_digests(checkpoint: Path) -> tuple[str, ...]:
     except (FileNotFoundError, UnicodeDecodeError):
         return ()
     return tuple(line.split()[0] for line in lines if line.strip())
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
