@@ -74,7 +74,7 @@ def test_the_warning_comes_with_more_than_one_image_in_a_hundred() -> None:
     assert low_ess_warning(ess, 100) is None
     ess[:11] = 99.0
     assert low_ess_warning(ess, 100) == (
-        "effective sample size under 100 on 1% of the images: lower bound, the error bar does not cover log p(x)"
+        "effective sample size under 100 on 1% of the images: lower bound of log p(x), upper bound of the nll; the error bar does not cover log p(x)"
     )
 
 

@@ -24,8 +24,9 @@ from vaelab.experiments import evaluate as module
 from vaelab.experiments.train import train
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.noise import Noise, Split, Stream
-from vaelab.runs import Card, read_cards
+from vaelab.runs import Card, Status, read_cards, write_status
 from vaelab.runs.cards import comparable
+from vaelab.training import progress
 from vaelab.training.arithmetic import SETTINGS
 
 Compose = Callable[..., dict[str, Any]]
@@ -293,13 +294,40 @@ def test_a_forced_evaluation_begins_anew_and_keeps_what_was_there_until_it_is_do
     monkeypatch.setattr(AnnealedEstimator, "__call__", counted)
     for _ in range(2):  # what an interrupted one has left is no part of the next
         measured.clear()
-        with pytest.raises(RunFailed, match="the same command without force=true goes on"):
+        with pytest.raises(RunFailed, match="the same command without force=true goes on from the 4 images"):
             module.evaluate({**options, "force": True})
         assert measured == [2, 2, 0]
     assert (folder / "per_image.npz").read_bytes() == values
     module.evaluate(options)
     assert measured == [2, 2, 0, 2]
     assert (folder / "cards.json").is_file()
+
+
+def test_a_log_file_shows_how_far_a_long_evaluation_is(
+    run: Path,
+    compose: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    asked = (*ESTIMATORS["ais"], "num_images=6", "estimator.images_at_once=3")
+    measured(copied(run, tmp_path / "run"), compose, *asked)
+    said = capsys.readouterr().out
+    assert "images: 3 of 6, " in said
+    assert f"after 3 of 6 images, step: {int(STEPS[1].partition('=')[2]) // 2} of" in said
+
+
+def test_what_is_measured_of_a_run_that_is_not_complete_says_so(
+    run: Path, compose: Compose, tmp_path: Path
+) -> None:
+    place = copied(run, tmp_path / "run")
+    asked = (*ESTIMATORS["elbo"], "num_images=6")
+    assert {card.warning for card in measured(place, compose, *asked)[1]} == {None}
+    write_status(place / "status.json", Status.INTERRUPTED, exit_status=75)
+    shutil.rmtree(place / "evaluations")
+    (warning,) = {card.warning for card in measured(place, compose, *asked)[1]}
+    assert warning == "of a run that is not complete, as it stands"
 
 
 def test_a_folder_is_named_by_what_moves_values_and_by_nothing_else(

@@ -191,7 +191,12 @@ PLACES = {
     "at once": ("checkpoints.every_n_steps=5", "trainer.val_check_interval=5"),
     "no validation": ("data.val_size=0", "checkpoints.every_n_steps=7", "~callbacks.early_stopping"),
     "now and then": ("trainer.check_val_every_n_epoch=2", "checkpoints.every_n_steps=10"),
-    "all kept": ("checkpoints.keep=all", "trainer.max_steps=25", "trainer.limit_train_batches=8"),
+    "all kept": (
+        "checkpoints.keep=all",
+        "trainer.max_steps=25",
+        "trainer.limit_train_batches=8",
+        "trainer.max_epochs=4",
+    ),
     "eight at a time": ("engine.chunk_steps=8", "trainer.log_every_n_steps=3"),
 }
 
@@ -268,8 +273,10 @@ def test_twice_in_one_run(undisturbed: RunDirectory, tmp_path: Path, monkeypatch
         run = interrupted(composed(tmp_path))
     with monkeypatch.context() as patch:
         stopped_at(18, signal.SIGTERM, patch)
+        run.evaluation_file.write_text("a number of the weights at step 7")
         with pytest.raises(RunFailed):
             resume(run.path)
+    assert not run.evaluation_file.exists()
     resume(run.path)
     same(undisturbed, run)
     assert [resumed["step"] for resumed in read_manifest(run)["resumed"]] == [7, 18]

@@ -54,6 +54,16 @@ def test_images_that_both_have_are_paired(tmp_path, capsys):
 def test_the_lower_bound_of_minus_log_p_is_the_tighter_one(tmp_path, capsys, shift, tighter):
     run = measured(tmp_path, by_ais([value + shift for value in AIS]))
     (pair,) = json.loads(answer(capsys, "--bounds", run, "--json")[1])
+    assert abs(pair["difference"]) > 2 * pair["se"]
+    assert pair["tighter"] is None, "three images say too little"
+    rng = np.random.default_rng(0)
+    values = 100 + 10 * rng.standard_normal(40)
+    other = values + shift + rng.standard_normal(40)
+    cards = [card_of(values, checkpoint="w"), card_of(other, checkpoint="w", **by_ais()[2])]
+    many = a_run(tmp_path, "many", cards, log_px=-values, index=np.arange(40))
+    (many / "evaluations" / "other").mkdir(parents=True)
+    np.savez(many / "evaluations" / "other" / "per_image.npz", index=np.arange(40), log_px=-other)
+    (pair,) = json.loads(answer(capsys, "--bounds", many, "--json")[1])
     assert pair["tighter"] == tighter
 
 

@@ -124,6 +124,14 @@ def test_the_table_holds_the_number_with_its_errors_and_fits(width):
     assert "\x1b" not in text
 
 
+def test_a_warning_that_several_numbers_share_is_said_once():
+    warnings = {"a": "few", "b": "few", "c": None}
+    cards = [dataclasses.replace(ELBO, metric=name, warning=text) for name, text in warnings.items()]
+    assert "warning test a, test b: few" in shown(cards, 120)
+    cards[2] = dataclasses.replace(cards[2], warning="few")
+    assert "warning few" in shown(cards, 120)
+
+
 def test_what_a_file_holds_cannot_drive_the_terminal():
     evil = dataclasses.replace(ELBO, warning="\x1b[2Jgone [red]x[/red]", protocol={"label": "\x1b]0;t\x07"})
     text = shown([evil], 120, force_terminal=True, color_system=None)

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -225,7 +226,16 @@ def test_settings_that_differ_are_listed_and_places_are_not(tmp_path, capsys):
     assert ["objective.beta", "null", "absent"] in lines
     assert ["prior.k", "absent", "true"] in lines
     assert ["latent_dim", "2", "'2'"] in lines
-    assert "no setting differs" in answer(capsys, "--diff", a, a)[1]
+    twin = tmp_path / "twin"
+    shutil.copytree(a, twin)
+    assert "no setting differs" in answer(capsys, "--diff", a, twin)[1]
+
+
+def test_one_run_is_not_compared_with_itself(tmp_path, capsys):
+    a = a_run(tmp_path, "a", [NLL])
+    status, out, err = answer(capsys, "--diff", a, a / ".." / "a")
+    assert (status, out) == (2, "")
+    assert "is one run twice" in err
 
 
 def test_a_run_without_numbers_still_has_settings(tmp_path, capsys):
@@ -282,7 +292,9 @@ def test_80_columns_hold_every_number_and_no_control_character(tmp_path, capsys,
     spread = float(np.std(columns[1] - columns[0], ddof=1)) / math.sqrt(200)
     assert row[:3] == ["distortion", "importance", "5000"]
     assert row[6:] == ["±", f"{spread:.4f}", "paired", "!"]
-    assert "! A distortion: �[2Jlower" in out
+    # said once of both
+    warning = "! A distortion by importance K=5000, B distortion by importance K=5000: �[2Jlower"
+    assert warning in " ".join(out.split())
 
 
 def test_the_refusal_names_the_fields_of_the_two_most_similar_cards_of_each_metric(tmp_path, capsys):

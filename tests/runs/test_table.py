@@ -130,3 +130,42 @@ def test_a_missing_directory_is_one_message_and_exit_status_2(tmp_path, capsys, 
     assert "is not a directory" in capsys.readouterr().err
     assert main([]) == 0
     assert capsys.readouterr().out == "No runs in logs.\n"
+
+
+def test_a_number_of_fewer_images_stands_in_no_other_ones_place(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    run = a_run(tmp_path, "a", val=-106.0)
+    few = dataclasses.replace(ELBO, value=-66.6, num_images=4)
+    nll = dataclasses.replace(ELBO, metric="nll", value=101.5, num_samples=5000, num_images=1000)
+    for cards in ([ELBO, few, nll], [few, nll, ELBO]):  # whichever was measured last
+        write_cards(run.evaluation_file, cards)
+        (group,) = rankings(tmp_path)
+        assert [(c.value, c.num_images) for c in sorted(group.rows[0].cards, key=lambda c: c.metric)] == [
+            (-104.2, 10000),
+            (101.5, 1000),
+        ]
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "num_images=10000" in out and "test nll K=5000 of 1000" in out and "-66.6" not in out
+
+
+def test_runs_measured_on_other_numbers_of_images_are_not_ranked_together(tmp_path):
+    a_run(tmp_path, "a", val=-106.0)
+    b = a_run(tmp_path, "b", val=-106.0)
+    write_cards(b.evaluation_file, [dataclasses.replace(ELBO, num_images=4)])
+    assert [len(group.rows) for group in rankings(tmp_path)] == [1, 1]
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_a_warning_marks_its_number_and_nothing_is_cut_off(tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    run = a_run(tmp_path, "a", val=-106.0)
+    cards = [
+        dataclasses.replace(ELBO, metric="nll", value=101.5, num_samples=k, estimator=by, warning=warning)
+        for k, by, warning in ((10, "importance", "too few"), (5000, "importance", None), (16, "ais", None))
+    ]
+    write_cards(run.evaluation_file, [ELBO, *cards])
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "nll ais" in " ".join(out.split()) and out.count("!") == 2 and "--metric nll" in out
+    assert out.count("± 0.25") == 4 and "…" not in out

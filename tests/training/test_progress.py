@@ -15,11 +15,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_log_file_is_left_alone() -> None:
-    log = io.StringIO()
+def test_a_log_file_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
     with parts_progress(log) as progress:
-        assert progress is None
-    assert log.getvalue() == ""
+        for done in range(1, 101):
+            now[0] = float(done)
+            progress("codes", done, 100)
+    assert log.getvalue().splitlines() == [
+        "codes: 30 of 100, 30 s",
+        "codes: 60 of 100, 60 s",
+        "codes: 90 of 100, 90 s",
+    ]
 
 
 def test_a_terminal_shows_the_part_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +34,6 @@ def test_a_terminal_shows_the_part_at_hand(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(screen, "SECONDS_BETWEEN", 0.0)
     terminal = Terminal()
     with parts_progress(terminal) as progress:
-        assert progress is not None
         progress("codes", 1, 4)
         progress("codes", 2, 4)
         first = terminal.getvalue()
@@ -43,7 +49,6 @@ def test_it_is_not_drawn_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
     with parts_progress(terminal) as progress:
-        assert progress is not None
         for done in range(1, 1001):
             progress("codes", done, 100_000)
         drawn = terminal.getvalue()

@@ -92,7 +92,7 @@ def low_ess_warning(ess: Tensor, threshold: float, share: float = 0.01) -> str |
     below = (ess < threshold).double().mean().item()
     if below <= share:
         return None
-    return f"effective sample size under {threshold:g} on {below:.0%} of the images: lower bound, the error bar does not cover log p(x)"
+    return f"effective sample size under {threshold:g} on {below:.0%} of the images: lower bound of log p(x), upper bound of the nll; the error bar does not cover log p(x)"
 
 
 def few_weights_warning(ess: Tensor, num_samples: int) -> str | None:

@@ -45,9 +45,11 @@ from vaelab.noise import Noise
 from vaelab.runs import (
     Card,
     RunDirectory,
+    Status,
     read_cards,
     read_json,
     read_manifest,
+    read_status,
     recorded_data,
     write_atomically,
     write_cards,
@@ -204,7 +206,7 @@ def _measured(asked: Estimator, stored: Stored, ready: Ready, force: bool) -> tu
         print(THERE)
         return read_cards(cards_file), [per_image]
     ready.trainer.callbacks.append(TestProgress())  # pyright: ignore[reportAttributeAccessIssue]
-    with _one_of_several_processes(stored.run), _interruptible(folder, force):
+    with _one_of_several_processes(stored.run), _interruptible(per_image, force):
         seconds = measure(parts, ready.trainer, per_image)
         if not is_main_process():
             return [], []
@@ -351,8 +353,10 @@ def _open(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Stor
     else:
         load_weights(parts.module, checkpoint)
     parts.module.evaluated.eval()
-    warning = fallback_warning(data["requested"], data["actual"]) if data.get("fallback_reason") else None
-    return Stored(run, parts, checkpoint, how, warning)
+    warnings = [fallback_warning(data["requested"], data["actual"])] if data.get("fallback_reason") else []
+    if read_status(run.status_file).status is not Status.COMPLETED:
+        warnings.append("of a run that is not complete, as it stands")
+    return Stored(run, parts, checkpoint, how, "; ".join(warnings) or None)
 
 
 def _checkpoint(
@@ -422,7 +426,7 @@ def _one_of_several_processes(run: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(folder: Path, force: bool) -> Iterator[None]:
+def _interruptible(per_image: Path, force: bool) -> Iterator[None]:
     stop = StopRequest()
     try:
         with stop.watching():
@@ -432,6 +436,6 @@ def _interruptible(folder: Path, force: bool) -> Iterator[None]:
         assert found is not None
         status, text = found
         command = "the same command without force=true" if force else "the same command"
-        raise RunFailed(
-            f"interrupted by {text}; {command} goes on from what is done, in {folder}", status
-        ) from error
+        done = len(PerImageParts(per_image.with_suffix("")).read().get("index", ()))
+        rule = f"{command} goes on from the {done} images that are done, in {per_image.parent}"
+        raise RunFailed(f"interrupted by {text}; {rule}", status) from error

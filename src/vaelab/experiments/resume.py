@@ -141,6 +141,7 @@ def _cut_back(run: RunDirectory, found: Found | None) -> None:
     run.skipped_batch_file.unlink(missing_ok=True)
     if found is None or not found.finished:  # what was measured was measured of other weights
         shutil.rmtree((run.path / PER_IMAGE).with_suffix(""), ignore_errors=True)
+        run.evaluation_file.unlink(missing_ok=True)
 
 
 def _changed(manifest: dict[str, Any]) -> list[str]:

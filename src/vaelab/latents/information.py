@@ -155,13 +155,13 @@ def bounded_warning(mutual_information: float, num_images: int) -> str | None:
     """The sentence for a mutual information that says more of the number of images than of the code; None for one at least a nat below log N.
 
     >>> bounded_warning(9.1, 10_000)
-    'I(x; z) = 9.10 nats is within 1 nat of log N = 9.21, which no set of N images exceeds: a lower bound, and KL(q(z) || p(z)) and its dimension-wise part upper ones; of their difference, the total correlation, it is not known to which side it is off'
+    'I(x; z) = 9.10 nats is within 1 nat of log N = 9.21, the most that N images can show: it is a lower bound, KL(q(z) || p(z)) and its dimension-wise part are upper bounds, and the total correlation may be off to either side'
     """
     bound = math.log(num_images)
     if mutual_information < bound - NEAR:
         return None
     return (
         f"I(x; z) = {mutual_information:.2f} nats is within {NEAR:g} nat of log N = {bound:.2f}, "
-        "which no set of N images exceeds: a lower bound, and KL(q(z) || p(z)) and its dimension-wise part upper ones; "
-        "of their difference, the total correlation, it is not known to which side it is off"
+        "the most that N images can show: it is a lower bound, KL(q(z) || p(z)) and its dimension-wise part are upper bounds, "
+        "and the total correlation may be off to either side"
     )

@@ -20,6 +20,7 @@ from vaelab.runs.table import Row, flatten
 
 METRIC = "nll"
 CLEAR = 2  # standard errors
+FEW = 30  # images, of which a spread says too little of a mean's error
 #: of a protocol: what log p(x) is of
 OF_THE_EVIDENCE = (
     "data",
@@ -54,8 +55,8 @@ class Pair:
 
     @property
     def tighter(self) -> Card | None:
-        """The estimate whose bound is clearly the lower one; None if neither is."""
-        if self.se is None or abs(self.value) <= CLEAR * self.se:
+        """The estimate whose bound is clearly the lower one; None if neither is, or the images are too few to say."""
+        if self.se is None or self.num_images < FEW or abs(self.value) <= CLEAR * self.se:
             return None
         return self.b if self.value < 0 else self.a
 
@@ -110,7 +111,10 @@ def render(row: Row, found: Sequence[Pair]) -> RenderableType:
         if card.warning
     ]
     heading = Text(printable(f"{row.path}: upper bounds of -log p(x), nats per image"), style="bold")
-    below = Text("each pair on the images that both have; tighter: lower by more than two standard errors")
+    below = Text(
+        "each pair on the images that both have; tighter: lower by more than two standard errors,"
+        f" on {FEW} images at least"
+    )
     return Group(heading, estimates, *warnings, Text(), differences, below)
 
 

@@ -178,7 +178,7 @@ def table(cards: Sequence[Card], title: str = "number card") -> Table:
         name for name in ("split", "num_images", "units") if len({getattr(card, name) for card in cards}) == 1
     ]
     heading = " · ".join([title, *(_shared(name, getattr(cards[0], name)) for name in common)])
-    below = [*_curves(cards), *(_warning(card) for card in cards if card.warning)]
+    below = [*_curves(cards), *_warnings(cards)]
     grid = Table(
         title=Text(printable(heading), style="bold"),
         title_justify="left",
@@ -290,5 +290,16 @@ def _curves(cards: Sequence[Card]) -> list[Text]:
     return lines
 
 
-def _warning(card: Card) -> Text:
-    return Text.assemble(("warning ", "bold red"), printable(f"{card.split} {card.metric}: {card.warning}"))
+def _warnings(cards: Sequence[Card]) -> list[Text]:
+    """One line for each warning, which says whose it is: the whole table's, or some numbers'."""
+    whose: dict[str, list[str]] = {}
+    for card in cards:
+        if card.warning:
+            whose.setdefault(card.warning, []).append(f"{card.split} {card.metric}")
+    named = {
+        text: "" if len(names) == len(cards) > 1 else f"{', '.join(dict.fromkeys(names))}: "
+        for text, names in whose.items()
+    }
+    return [
+        Text.assemble(("warning ", "bold red"), printable(f"{names}{text}")) for text, names in named.items()
+    ]

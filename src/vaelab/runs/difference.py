@@ -85,6 +85,8 @@ def compare(a: Row, b: Row, selection: Selection, *, force: bool = False) -> Com
     """Raises SettingError if both runs hold selected cards and no two of them can be compared, naming each field that
     differs with both values, unless ``force``.
     """
+    if a.path.resolve() == b.path.resolve():
+        raise SettingError("--diff", f"{a.path} {b.path}", "is one run twice")
     if selection != Selection():
         selection.check([*a.cards, *b.cards])
     mine, others = selection.of(a.cards), selection.of(b.cards)
@@ -236,11 +238,14 @@ def _difference_tables(found: Sequence[Difference]) -> list[RenderableType]:
     for reason in dict.fromkeys(one.reason for one in found if one.reason):
         names = ", ".join(dict.fromkeys(one.a.metric for one in found if one.reason == reason))
         parts.append(Text(printable(f"unpaired, as of two sets of images ({names}): {reason}")))
+    warned: dict[str, list[str]] = {}
     for one in found:
         for name, card in (("A", one.a), ("B", one.b)):
             if card.warning:
-                text = printable(f"{name} {card.metric}: {card.warning}")
-                parts.append(Text.assemble(("! ", "bold red"), text))
+                own = f"{name} {card.metric} by {card.estimator} K={card.num_samples}"
+                warned.setdefault(card.warning, []).append(own)
+    for warning, names in warned.items():
+        parts.append(Text.assemble(("! ", "bold red"), printable(f"{', '.join(names)}: {warning}")))
     return parts
 
 

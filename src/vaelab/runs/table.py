@@ -27,6 +27,8 @@ from vaelab.runs.status import Status, StatusRecord, is_live, read_status, secon
 
 #: test numbers in the table. --json has those that share their protocol; --metric NAME has every other
 SHOWN = ("elbo", "nll")
+#: estimators that a column does not name
+USUAL = ("elbo", "importance")
 QUIET = (
     "seed",
     "name",
@@ -129,21 +131,22 @@ def rank(rows: Iterable[Row]) -> list[Ranking]:
     by its score.
 
     A run stands in a group for each protocol of its test numbers that are shown; runs without one come last, by time. The
-    score is a validation number, so its name, direction and number of images are part of what must be equal.
+    score is a validation number, so its name, direction and number of images are part of what must be equal, as is the largest
+    number of test images. Of what was measured on fewer images as well, the number of most images is shown.
     """
     groups: dict[str, tuple[Mapping[str, Any] | None, list[Row]]] = {}
     for row in rows:
+        protocols: dict[str, list[Card]] = {}
+        for card in row.cards:
+            if card.split == "test":
+                text = json.dumps(card.protocol, sort_keys=True, default=str)
+                protocols.setdefault(text, []).append(card)
         protocols = {
-            json.dumps(card.protocol, sort_keys=True, default=str): card
-            for card in row.cards
-            if card.split == "test" and card.metric in SHOWN
+            text: own for text, own in protocols.items() if any(card.metric in SHOWN for card in own)
         }
-        for text, card in protocols.items():
-            own = tuple(c for c in row.cards if c.split == "test" and c.protocol == card.protocol)
-            key = json.dumps(
-                [text, row.score_name, row.score_mode, row.num_val, card.num_images], default=str
-            )
-            groups.setdefault(key, (card.protocol, []))[1].append(_with(row, own))
+        for text, own in protocols.items():
+            key = json.dumps([text, row.score_name, row.score_mode, row.num_val, _images(own)], default=str)
+            groups.setdefault(key, (own[0].protocol, []))[1].append(_with(row, _of_most_images(own)))
         if not protocols:
             groups.setdefault("none", (None, []))[1].append(row)
     rankings = []
@@ -184,6 +187,15 @@ def render(rankings: Sequence[Ranking]) -> RenderableType:
     for ranking in rankings:
         parts += [Text(printable(_heading(ranking)), style="bold"), _table(ranking)]
     ranked = [r for r in rankings if r.protocol is not None]
+    warned = {
+        card.metric
+        for r in ranked
+        for row in r.rows
+        for card in row.cards
+        if card.metric in SHOWN and card.warning
+    }
+    for metric in sorted(warned):
+        parts.append(Text.assemble(("! ", "bold red"), f"with a warning, which --metric {metric} shows"))
     if len(ranked) > 1:
         records = [_comparability(ranking) for ranking in ranked]
         keys = sorted({key for record in records for key in record})
@@ -224,7 +236,7 @@ def as_json(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
 def _comparability(ranking: Ranking) -> dict[str, Any]:
     """Everything that is equal within a group, by name."""
     row = ranking.rows[0]
-    images = {"num_images": row.cards[0].num_images, "num_val": row.num_val}
+    images = {"num_images": _images(row.cards), "num_val": row.num_val}
     return {**(ranking.protocol or {}), **images, "score.name": row.score_name, "score.mode": row.score_mode}
 
 
@@ -232,28 +244,32 @@ def _heading(ranking: Ranking) -> str:
     """The protocol of a group's test numbers."""
     if ranking.protocol is None:
         return "no test number yet"
-    return "  ".join(f"{key}={typed(value)}" for key, value in ranking.protocol.items())
+    protocol = (f"{key}={typed(value)}" for key, value in ranking.protocol.items())
+    return "  ".join([*protocol, f"num_images={_images(ranking.rows[0].cards)}"])
 
 
 def _table(ranking: Ranking) -> Table:
     rows = ranking.rows
     columns = sorted(
-        {_column(c) for row in rows for c in row.cards if c.metric in SHOWN}, key=lambda c: SHOWN.index(c[0])
+        {_column(c) for row in rows for c in row.cards if c.metric in SHOWN},
+        key=lambda c: (SHOWN.index(c[0]), *c[1:3], -c[3]),
     )
     table = Table(
         box=box.SIMPLE_HEAD,
         header_style="bold",
         padding=(0, 1, 0, 0),
         pad_edge=False,
+        show_edge=False,
     )
     table.add_column("run", overflow="fold", min_width=12)
     table.add_column("status", no_wrap=True)
     table.add_column("seed", justify="right")
     table.add_column(printable(ranking.score_name), justify="right", no_wrap=True)
-    for metric, _, samples in columns:
-        table.add_column(
-            f"test {metric}" + (f" K={samples}" if samples > 1 else ""), justify="right", no_wrap=True
-        )
+    for metric, estimator, samples, images in columns:
+        by = f" {estimator}" if estimator not in USUAL else ""
+        of_fewer = f" of {images}" if images != _images(rows[0].cards) else ""
+        name = f"test {metric}{by}" + (f" K={samples}" if samples > 1 else "") + of_fewer
+        table.add_column(printable(name), justify="right")
     table.add_column("differs in", overflow="fold")
     for row, differs in zip(rows, differences(rows), strict=True):
         found = {_column(card): card for card in row.cards}
@@ -264,19 +280,36 @@ def _table(ranking: Ranking) -> Table:
             "" if row.score is None else f"{row.score:.2f}",
         ]
         for column in columns:
-            card = found.get(column)
-            cells.append(
-                ""
-                if card is None
-                else f"{card.value:.2f}" + (f" ± {card.se_images:.2f}" if card.se_images else "")
-            )
+            cells.append(_cell(found.get(column)))
         cells.append(differs + (" " if differs and row.damage else "") + "; ".join(row.damage))
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
-def _column(card: Card) -> tuple[str, str, int]:
-    return card.metric, card.estimator, card.num_samples
+def _cell(card: Card | None) -> str:
+    if card is None:
+        return ""
+    error = f" ± {card.se_images:.2f}" if card.se_images else ""
+    return f"{card.value:.2f}{error}" + (" !" if card.warning else "")
+
+
+def _column(card: Card) -> tuple[str, str, int, int]:
+    return card.metric, card.estimator, card.num_samples, card.num_images
+
+
+def _images(cards: Sequence[Card]) -> int:
+    """The largest number of images that one of the numbers shown is a mean over."""
+    return max((card.num_images for card in cards if card.metric in SHOWN), default=0)
+
+
+def _of_most_images(cards: Sequence[Card]) -> tuple[Card, ...]:
+    """Of cards that differ in their images alone, the one of most."""
+    most: dict[tuple[str, str, int], Card] = {}
+    for card in cards:
+        key = _column(card)[:3]
+        if key not in most or card.num_images > most[key].num_images:
+            most[key] = card
+    return tuple(most.values())
 
 
 def _with(row: Row, cards: tuple[Card, ...]) -> Row:

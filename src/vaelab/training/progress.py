@@ -25,6 +25,7 @@ from vaelab.evidence.progress import Progress as Told
 from vaelab.training.module import VAEModule
 
 SECONDS_BETWEEN = 0.5  # two drawings of the bar
+SECONDS_BETWEEN_LINES = 30  # where the screen is no terminal: a log file, a batch job
 
 
 class _Drawn(L.Callback):
@@ -112,28 +113,38 @@ class RunProgress(_Drawn, ProgressBar):
 
 
 class TestProgress(_Drawn):
-    """A bar over the images of a test; nothing where the screen is no terminal."""
+    """A bar over the images of a test; now and then a line where the screen is no terminal."""
+
+    _lines: _Lines | None = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        _module(pl_module).estimator.progress = self._within
+        total = sum(len(index) for index in _module(pl_module).data.test_dataloader())
         console = Console()
-        if not (console.is_terminal and trainer.is_global_zero):
+        if not console.is_terminal:
+            self._lines, self._total, self._done = _Lines(), total, 0
             return
         self._progress = _bar(console)
-        sizes = [len(index) for index in _module(pl_module).data.test_dataloader()]
-        self._task = self._progress.add_task("images", total=sum(sizes), numbers="")
+        self._task = self._progress.add_task("images", total=total, numbers="")
         self._progress.start()
-        _module(pl_module).estimator.progress = self._within
 
     def _within(self, done: int, total: int) -> None:
         """How far the batch at hand is."""
         if self._progress is not None:
             self._progress.update(self._task, numbers=f"{done / total:.0%} of these", refresh=True)
+        if self._lines is not None:
+            self._lines.tell(f"after {self._done:,} of {self._total:,} images, step", done, total)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if self._progress is not None:
             self._progress.update(self._task, advance=len(batch), numbers="", refresh=True)
+        if self._lines is not None:
+            self._done += len(batch)
+            self._lines.tell("images", self._done, self._total)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
@@ -153,16 +164,36 @@ class StepsDone(L.Callback):
         self._heartbeat.progress = (trainer.global_step, _module(pl_module).plan.num_steps)
 
 
+class _Lines:
+    """How far something long is, as lines, so seldom that they fill no log.
+
+    Args:
+        screen: where they go; standard output if not given.
+    """
+
+    def __init__(self, screen: TextIO | None = None) -> None:
+        self._screen = screen
+        self._started = self._last = time.monotonic()
+
+    def tell(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES or done == total:
+            return
+        self._last = now
+        of = "" if total is None else f" of {total:,}"
+        print(f"{what}: {done:,}{of}, {now - self._started:.0f} s", file=self._screen, flush=True)
+
+
 @contextmanager
-def parts_progress(screen: TextIO | None = None) -> Iterator[Told | None]:
-    """A bar for the part at hand of a long computation, to be told of it; None where the screen is no terminal.
+def parts_progress(screen: TextIO | None = None) -> Iterator[Told]:
+    """A bar for the part at hand of a long computation, to be told of it; now and then a line where the screen is no terminal.
 
     Args:
         screen: where it is drawn; standard output if not given.
     """
     console = Console(file=screen)
     if not console.is_terminal:
-        yield None
+        yield _Lines(screen).tell
         return
     part, task, next_refresh = "", TaskID(0), 0.0
 
