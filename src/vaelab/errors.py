@@ -9,13 +9,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: OmegaConf's mark of a setting without a value
+MISSING = "???"
+
 
 class SettingError(ValueError):
     """A setting that a person gave cannot be used; the command ends with exit status 2 before anything is written.
 
     Args:
         setting: the key as typed on the command line, e.g. ``latent_dim`` or ``data.binarize``.
-        received: the value as received.
+        received: the value as received; :data:`MISSING` where there is none.
         rule: what would have been right, e.g. ``must be a positive integer``.
         nearest: the nearest valid name, shown as a question, for what looks like a typo.
 
@@ -26,7 +29,8 @@ class SettingError(ValueError):
     def __init__(self, setting: str, received: object, rule: str, *, nearest: str | None = None) -> None:
         self.setting, self.received, self.rule, self.nearest = setting, received, rule, nearest
         hint = f" (did you mean {nearest!r}?)" if nearest is not None else ""
-        message = f"{setting}={_typed(received)}: {rule}{hint}"
+        typed = setting if received == MISSING else f"{setting}={_typed(received)}"
+        message = f"{typed}: {rule}{hint}"
         # it may quote what a file holds, and a terminal obeys some characters
         super().__init__("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in message))
 

@@ -40,6 +40,7 @@ CONFIGS = {
         # @package _global_
         defaults: [{override /encoder: res}]
         """,
+    "device/gpu.yaml": "{kind: gpu}",  # which no command takes
     "experiment/damaged.yaml": "seed: [1,",
     "hydra/default.yaml": """
         defaults: [{override job_logging: none}, {override hydra_logging: none}]
@@ -170,10 +171,12 @@ def test_refusal_of_a_damaged_config_names_file_and_line(vae: Command) -> None:
 
 
 def test_missing_value_and_a_group_of_another_command(vae: Command) -> None:
-    message = "vae-evaluate: run=???: has to be given, as in vae-evaluate run=VALUE\n"
+    message = "vae-evaluate: run: has to be given, as in vae-evaluate run=VALUE\n"
     assert vae(name="evaluate") == (2, "", message)
-    assert vae("run=x", "encoder=conv", name="evaluate")[2] == (
-        "vae-evaluate: encoder=conv: vae-evaluate takes no 'encoder'; it takes data\n"
+    fixed = "the run's own, with which its weights were trained; vae-train makes a run with another\n"
+    assert vae("run=x", "encoder=conv", name="evaluate")[2] == f"vae-evaluate: encoder=conv: {fixed}"
+    assert vae("run=x", "device=gpu", name="evaluate")[2] == (
+        "vae-evaluate: device=gpu: vae-evaluate takes no 'device'; it takes data\n"
     )
     assert vae("run=x", "+encoder=conv", name="evaluate")[2] == (
         "vae-evaluate: +encoder=conv: vae-evaluate has no setting 'encoder' to read\n"

@@ -14,7 +14,8 @@ from torch import Tensor
 import vaelab
 from vaelab.commands import entry
 from vaelab.commands import evaluate as command
-from vaelab.experiments.evaluate import evaluate, sample
+from vaelab.experiments.evaluate import evaluate
+from vaelab.experiments.sample import sample
 from vaelab.experiments.train import Result, train
 from vaelab.networks import MLPEncoder
 from vaelab.runs.directory import find_runs
@@ -79,7 +80,7 @@ def test_evaluation_and_samples(finished: Result, compose: Compose, monkeypatch:
     ):
         np.testing.assert_allclose(after["elbo"], before["elbo"], rtol=1e-12)
     with monkeypatch.context() as patch:
-        patch.setattr("vaelab.experiments.evaluate.draw_pictures", lambda *args: [])
+        patch.setattr("vaelab.experiments.sample.draw_pictures", lambda *args: [])
         sample(compose(run, "num_samples=3", config_name="sample"))
 
 

@@ -21,6 +21,7 @@ import vaelab
 from vaelab.errors import RunFailed, SettingError
 from vaelab.evidence import AnnealedEstimator
 from vaelab.experiments import evaluate as module
+from vaelab.experiments import stored
 from vaelab.experiments.train import train
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.noise import Noise, Split, Stream
@@ -103,7 +104,7 @@ def test_nothing_depends_on_batches_chunks_and_order(
 
     at_once = "images_at_once=4" if name in ("ais", "bdmc") else "max_rows=13"
     same("parts", f"estimator.{at_once}", eval_batch_size=7)
-    monkeypatch.setattr(module, "_images", shuffled)
+    monkeypatch.setattr(stored, "_images", shuffled)
     same("order", eval_batch_size=10)
 
 

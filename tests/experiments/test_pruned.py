@@ -13,7 +13,8 @@ import torch
 import vaelab
 from vaelab.commands.runs import main
 from vaelab.errors import SettingError
-from vaelab.experiments.evaluate import evaluate, sample
+from vaelab.experiments.evaluate import evaluate
+from vaelab.experiments.sample import sample
 from vaelab.experiments.train import train
 from vaelab.runs import Card, read_cards
 from vaelab.runs.cards import comparable

@@ -20,8 +20,9 @@ import vaelab
 from vaelab.errors import RunFailed, SettingError
 from vaelab.evidence import ImportanceEstimator, estimate
 from vaelab.experiments.assembly import assemble
-from vaelab.experiments.evaluate import evaluate, sample
+from vaelab.experiments.evaluate import evaluate
 from vaelab.experiments.request import Request
+from vaelab.experiments.sample import sample
 from vaelab.experiments.train import Result, make_cards, train
 from vaelab.runs import RunDirectory, read_cards, read_manifest, read_status, read_yaml
 from vaelab.runs.metrics import read

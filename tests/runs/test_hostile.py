@@ -30,6 +30,7 @@ from vaelab.commands import sample as sample_command
 from vaelab.commands import train as train_command
 from vaelab.errors import SettingError
 from vaelab.experiments import evaluate as evaluation
+from vaelab.experiments import sample as drawing
 from vaelab.experiments.assembly import assemble
 from vaelab.experiments.parent import Parent, inherited
 from vaelab.experiments.resume import resume
@@ -135,7 +136,7 @@ def evaluate_last(run: Path) -> None:
 
 
 def sample(run: Path) -> None:
-    evaluation.sample(composed("sample", f"run={run}", "num_samples=4"))
+    drawing.sample(composed("sample", f"run={run}", "num_samples=4"))
 
 
 def init_from(run: Path) -> None:
@@ -417,7 +418,7 @@ def test_an_honest_run_is_taken_wherever_it_lies(world: World) -> None:
     load(elsewhere)
     options = {"run": str(elsewhere), "estimator": {"_target_": "vaelab.evidence.BoundEstimator"}}
     evaluation.evaluate({**composed("evaluate", "num_images=8"), **options})
-    evaluation.sample({**composed("sample", "run=x", "num_samples=4"), "run": str(elsewhere)})
+    drawing.sample({**composed("sample", "run=x", "num_samples=4"), "run": str(elsewhere)})
     parent = Parent.open(str(elsewhere))
     assemble(inherited(parent.config, composed("train", "logger=none"), ()), parent)
     assert "refused" not in shown(elsewhere)

@@ -41,7 +41,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vaelab.commands.environment import let_threads_sleep, load_env_file, of_a_run
-from vaelab.errors import RunFailed, SettingError, nearest
+from vaelab.errors import MISSING, RunFailed, SettingError, nearest
 
 if TYPE_CHECKING:
     from vaelab.commands.explain import Composition
@@ -284,7 +284,7 @@ class _App:
             raise interpolation_error(error, cfg) from error
         if missing:
             key = min(missing)
-            raise SettingError(key, "???", f"has to be given, as in {self.command} {key}=VALUE")
+            raise SettingError(key, MISSING, f"has to be given, as in {self.command} {key}=VALUE")
         if any(override.startswith("+") for override in typed.overrides):
             from vaelab.commands.explain import Composition
 

@@ -16,7 +16,8 @@ from vaelab.commands import entry
 from vaelab.commands.entry import Typed
 from vaelab.commands.explain import Composition, explain
 from vaelab.commands.train import composed
-from vaelab.errors import SettingError
+from vaelab.errors import MISSING, SettingError
+from vaelab.experiments.check import check_evaluation
 from vaelab.runs import RunDirectory, read_yaml
 from vaelab.runs.config import refuse_interpolations
 
@@ -32,16 +33,17 @@ def main() -> int:
 
 def task(cfg: DictConfig, typed: Typed) -> None:
     options: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check_evaluation(options)  # before torch is imported
     given = [name for name in ELSEWHERE if options[name] is not None]
     if options["run"] is not None:
         if given:
             raise SettingError(given[0], options[given[0]], "goes without run=DIR, which has its own")
-        RunDirectory.open(options["run"])  # refused before torch is imported
+        RunDirectory.open(options["run"])
     else:
         for name in ("config", "weights"):
             if options[name] is None:
                 rule = "has to be given, as in vae-evaluate run=DIR, or vae-evaluate config=FILE weights=FILE"
-                raise SettingError("run" if not given else name, "???", rule)
+                raise SettingError("run" if not given else name, MISSING, rule)
     from vaelab.experiments.evaluate import evaluate
 
     evaluate(options, _elsewhere(options) if given else None)

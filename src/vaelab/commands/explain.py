@@ -26,6 +26,8 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from vaelab.errors import SettingError, nearest
 from vaelab.experiments.check import REPLACED
 
+TRAIN = "vae-train"
+OF_THE_RUN = "the run's own, with which its weights were trained; vae-train makes a run with another"
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError, yaml.YAMLError)  # while composing
 
 
@@ -63,6 +65,13 @@ class Composition:
         """The groups that this command takes, whatever else lies in the folder of configs."""
         choices = self.compose().hydra.runtime.choices
         return [name for name in choices if not name.startswith("hydra")]
+
+    def is_of_the_run(self, name: str) -> bool:
+        """Whether a run has this setting or group, and a command that only reads runs does not take it."""
+        if self.command == TRAIN:
+            return False
+        train = Composition(TRAIN, TRAIN.removeprefix("vae-"), self.search_path)
+        return name in train.groups or name in keys(train.compose())
 
     def refuse_unread(self, overrides: Sequence[str], cfg: DictConfig) -> None:
         """Refuse a ``+name=value`` that makes a new setting at the root of ``cfg``: nobody would read it."""
@@ -134,6 +143,8 @@ def _wrong_group(override: Override, composition: Composition) -> str | None:
     if override.is_delete():
         return None if group in composition.groups else f"{line}: there is no group {group!r} to leave out"
     if not group.startswith("hydra/") and group not in composition.groups and not override.is_add():
+        if composition.is_of_the_run(group):
+            return f"{line}: {OF_THE_RUN}"
         takes = ", ".join(sorted(composition.groups))
         return f"{line}: {composition.command} takes no {group!r}; it takes {takes}"
     if override.is_sweep_override():
@@ -167,6 +178,8 @@ def _wrong_setting(override: Override, cfg: DictConfig, composition: Composition
 
 def _unknown(key: str, line: str, cfg: DictConfig, composition: Composition) -> str:
     """The message about a setting that does not exist: what was meant, or what there is."""
+    if composition.is_of_the_run(key):
+        return f"{line}: {OF_THE_RUN}"
     own = key.startswith("hydra")
     known = [n for n in keys(cfg) if n.startswith("hydra") == own and not key.startswith(f"{n}.")]
     parent, _, name = key.rpartition(".")
@@ -189,7 +202,9 @@ def _unknown(key: str, line: str, cfg: DictConfig, composition: Composition) -> 
             return f"{line}: unknown setting with {group}={now}; it belongs to {', '.join(having)}"
     meant = meant or (last[close] if (close := nearest(name, last)) else None)
     node = OmegaConf.select(cfg, parent, throw_on_missing=False) if parent else None
-    siblings = sorted(str(child) for child in node) if isinstance(node, DictConfig) else []
+    siblings = (
+        sorted(str(child) for child in node if child != "_target_") if isinstance(node, DictConfig) else []
+    )
     rule = "unknown setting"
     if siblings:
         rule += f"; {parent} has {', '.join(siblings)}"

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.commands import entry
 from vaelab.commands.entry import Typed
 from vaelab.errors import integer
+from vaelab.experiments.check import check_evaluation
 from vaelab.runs import RunDirectory
 
 
@@ -19,8 +20,9 @@ def main() -> int:
 def task(cfg: DictConfig, typed: Typed) -> None:
     options: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     RunDirectory.open(options["run"])  # refused before torch is imported
+    check_evaluation(options)
     integer("num_samples", options["num_samples"], 1)
 
-    from vaelab.experiments.evaluate import sample
+    from vaelab.experiments.sample import sample
 
     sample(options)

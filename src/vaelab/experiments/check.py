@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vaelab.data.sources import SOURCES
-from vaelab.errors import SettingError, choice, integer, nearest, number
+from vaelab.errors import MISSING, SettingError, choice, integer, nearest, number
 from vaelab.experiments.recording import RUN_DIRECTORY
 from vaelab.runs import RunDirectory, check_writable, read_config
 
@@ -22,6 +22,9 @@ REPLACED = {
     "reload_dataloaders_every_n_epochs": "the data stay in memory; leave it away",
     "use_distributed_sampler": "the data module shards by itself; leave it away",
 }
+#: what of a run can be measured, or drawn
+CHECKPOINTS = ("selected", "best", "last")
+MEASURED_SPLITS = ("test", "val")
 #: what validation measures, and so what a checkpoint can be selected by
 VALIDATION = ("val/elbo", "val/rate", "val/distortion", "val/active_units")
 
@@ -269,7 +272,7 @@ def _at(config: Mapping[str, Any], setting: str) -> Any:
         if not isinstance(node, Mapping):
             raise SettingError(".".join(groups[:depth]), node, f"must be a group of settings, with {setting}")
     if key not in node:
-        raise SettingError(setting, "???", "has to be given")
+        raise SettingError(setting, MISSING, "has to be given")
     if setting in (*KNOWN, *BUILT, "logger", "callbacks") and not isinstance(node[key], Mapping):
         raise SettingError(setting, node[key], "must be a group of settings")
     return node[key]
@@ -284,3 +287,16 @@ def _nothing_else(group: str, node: Mapping[str, Any], known: Sequence[str]) -> 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_evaluation(options: dict[str, Any]) -> None:
+    """Refuse options of an evaluation, or of drawing, that no run could follow."""
+    choice("checkpoint", options["checkpoint"], CHECKPOINTS)
+    if options["seed"] is not None:
+        integer("seed", options["seed"], 0)
+    if "split" in options:
+        choice("split", options["split"], MEASURED_SPLITS)
+    if options.get("num_images") is not None:
+        integer("num_images", options["num_images"], 1)
+    if not isinstance(options.get("force", False), bool):
+        raise SettingError("force", options["force"], "must be true or false")

@@ -1,8 +1,7 @@
-"""A finished run measured again, and drawn again."""
+"""A run measured again."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -14,43 +13,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from vaelab import figures
 from vaelab.build import build
-from vaelab.data.datamodule import Tested
 from vaelab.data.protocol import BINARIZE
-from vaelab.errors import RunFailed, SettingError, choice, integer
+from vaelab.errors import RunFailed, SettingError, choice
 from vaelab.evidence import Estimator
-from vaelab.experiments.assembly import OURS, Parts, assemble, build_trainer
-from vaelab.experiments.cards import card, fallback_warning, selected_by
-from vaelab.experiments.check import stored_config
+from vaelab.experiments.assembly import Parts, build_trainer
+from vaelab.experiments.cards import card
+from vaelab.experiments.check import check_evaluation
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, on_device
 from vaelab.experiments.foreign import SELECTED_BY, Elsewhere, import_weights
 from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_process
 from vaelab.experiments.screen import quiet_lightning
+from vaelab.experiments.stored import Stored, open_run, parts_of
 from vaelab.experiments.train import (
     PER_IMAGE,
-    draw_pictures,
-    load_weights,
     make_cards,
     make_protocol,
     measure,
 )
-from vaelab.loading import give_weights, read_weights
-from vaelab.noise import Noise
 from vaelab.runs import (
     Card,
     RunDirectory,
-    Status,
     read_cards,
     read_json,
-    read_manifest,
-    read_status,
-    recorded_data,
     write_atomically,
     write_cards,
     write_json,
@@ -61,40 +50,13 @@ from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.training import PerImageParts, TestProgress, Trainer, parts_progress
 from vaelab.training.arithmetic import full_float32
 from vaelab.training.checkpoints import file_digest
-from vaelab.training.pictures import Artist
 
-CHECKPOINTS = ("selected", "best", "last")
-SPLITS = ("test", "val")
 CARDS, MISSING = "cards.json", "missing.json"
 THERE = "measured already; force=true measures anew"
 #: raise it when any estimator or diagnostic says other numbers of the same weights: what was measured before is then measured again
 NUMBERS = 1
 #: settings of estimators that say what is computed at once, and move numbers by rounding only
 ROUNDING = ("max_rows", "images_at_once")
-#: settings of the run's Trainer that its evaluation takes over: what numbers depend on, and what the run's steps are counted by
-OF_THE_TRAINER = (
-    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic", "limit_test_batches", *OURS,
-)  # fmt: skip
-NOT_MEASURED = {"_target_": "vaelab.evidence.BoundEstimator"}  # where only pictures are asked for
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A finished run, built again with its weights.
-
-    Attributes:
-        run: its directory.
-        parts: its parts, with the weights of the checkpoint.
-        checkpoint: which.
-        selected_by: how that was chosen, for the card.
-        warning: what stands on every card of this run.
-    """
-
-    run: RunDirectory
-    parts: Parts
-    checkpoint: Path
-    selected_by: str
-    warning: str | None
 
 
 def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> list[Card]:
@@ -115,11 +77,13 @@ def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> lis
         RunFailed: it was interrupted; what is done is kept.
     """
     check_evaluation(options)
+    if options["binarize"] is not None:
+        choice("binarize", options["binarize"], BINARIZE)
     quiet_lightning()
     asked: Estimator | Diagnostic = build(options["estimator"], "estimator")
     if elsewhere is not None:
         options = {**options, "run": _imported(elsewhere, asked, options)}
-    stored = _open(options, asked)
+    stored = open_run(options, asked)
     ready = _ready(stored.parts, stored.selected_by, asked, options)
     if isinstance(asked, Diagnostic):
         new, files = _looked_at(asked, stored, ready, options)
@@ -181,7 +145,7 @@ def _imported(elsewhere: Elsewhere, asked: Estimator | Diagnostic, options: dict
     if options["checkpoint"] != "selected":
         rule = "weights from elsewhere are one checkpoint; use checkpoint=selected"
         raise SettingError("checkpoint", options["checkpoint"], rule)
-    parts = _parts(elsewhere.config, options, asked)
+    parts = parts_of(elsewhere.config, options, asked)
     elsewhere.load_into(parts.module.evaluated)
     _ready(parts, SELECTED_BY, asked, options)
     return import_weights(elsewhere).path
@@ -272,123 +236,6 @@ def _settings_of(asked: Diagnostic) -> Iterator[None]:
             raise
         setting = f"estimator.{error.setting}"
         raise SettingError(setting, error.received, error.rule, nearest=error.nearest) from error
-
-
-def sample(options: dict[str, Any]) -> list[Path]:
-    """Draw a run's pictures, and write samples as numbers, into ``samples/<checkpoint>_seed<seed>/`` of the run directory.
-
-    Args:
-        options: ``run``, ``checkpoint``, ``seed`` (None = the run's), ``num_samples``, ``paths``.
-
-    Returns:
-        the files written.
-    """
-    check_evaluation(options)
-    integer("num_samples", options["num_samples"], 1)
-    quiet_lightning()
-    stored = _open(options, None)
-    artist = Artist(stored.parts.module.evaluated, stored.parts.data, stored.parts.module.noise)
-    folder = stored.run.path / "samples" / f"{options['checkpoint']}_seed{artist.noise.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    best_step = read_manifest(stored.run).get("best_step")
-    paths = draw_pictures(artist, stored.run, folder, best_step)
-    path = folder / "samples.npz"
-    labels = artist.labels(options["num_samples"])
-    of_classes = {} if labels is None else {"labels": labels.numpy()}
-    images = artist.samples(options["num_samples"])
-    np.savez_compressed(path, allow_pickle=False, images=images, **of_classes)
-    for written in [*paths, path]:
-        print(written)
-    return [*paths, path]
-
-
-def check_evaluation(options: dict[str, Any]) -> None:
-    """Refuse options that no evaluation could follow, before anything is read."""
-    choice("checkpoint", options["checkpoint"], CHECKPOINTS)
-    if options["seed"] is not None:
-        integer("seed", options["seed"], 0)
-    if options.get("binarize") is not None:
-        choice("binarize", options["binarize"], BINARIZE)
-    if "split" in options:
-        choice("split", options["split"], SPLITS)
-    if options.get("num_images") is not None:
-        integer("num_images", options["num_images"], 1)
-    if not isinstance(options.get("force", False), bool):
-        raise SettingError("force", options["force"], "must be true or false")
-
-
-def _parts(config: dict[str, Any], options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Parts:
-    """The parts of a run as they are evaluated, with initial weights.
-
-    Args:
-        config: of the run.
-        options: of :func:`evaluate` or :func:`sample`.
-        asked: the estimator or the diagnostic that ``options`` name; None = neither.
-    """
-    config = copy.deepcopy(config)
-    config["paths"] = {**config["paths"], "data_dir": options["paths"]["data_dir"]}
-    config["callbacks"], config["logger"] = {}, {"name": "none"}
-    changed = {key: value for key, value in options.get("trainer", {}).items() if value is not None}
-    of_the_run = {key: value for key, value in config["trainer"].items() if key in OF_THE_TRAINER}
-    config["trainer"] = {**of_the_run, **changed}
-    config["estimator"] = options["estimator"] if isinstance(asked, Estimator) else NOT_MEASURED
-    if options.get("binarize") is not None:
-        config["data"]["binarize"] = options["binarize"]
-    parts = assemble(config)
-    if options["seed"] is not None:
-        parts.module.noise = Noise(options["seed"])
-    if asked is not None:
-        split, data = options["split"], parts.data
-        data.tested = Tested(split, _images(options["num_images"], data.size(split), split))
-    return parts
-
-
-def _open(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Stored:
-    run = RunDirectory.open(options["run"])
-    config, manifest, data = stored_config(run), read_manifest(run), recorded_data(run)
-    checkpoint, how = _checkpoint(run, config, manifest, options["checkpoint"])
-    parts = _parts(config, options, asked)
-    if checkpoint == run.weights_file:
-        give_weights(parts.module.evaluated, read_weights(run), checkpoint)
-    else:
-        load_weights(parts.module, checkpoint)
-    parts.module.evaluated.eval()
-    warnings = [fallback_warning(data["requested"], data["actual"])] if data.get("fallback_reason") else []
-    if read_status(run.status_file).status is not Status.COMPLETED:
-        warnings.append("of a run that is not complete, as it stands")
-    return Stored(run, parts, checkpoint, how, "; ".join(warnings) or None)
-
-
-def _checkpoint(
-    run: RunDirectory, config: dict[str, Any], manifest: dict[str, Any], asked_for: str
-) -> tuple[Path, str]:
-    """The file of the weights, and how they were chosen.
-
-    A finished run's record says which were selected, whatever is left of its checkpoints; ``model.safetensors`` has those. Without it, what is there says so.
-    """
-    best, last = run.best_checkpoint, run.last_checkpoint
-    if asked_for == "selected" and "imported" in manifest:
-        return run.weights_file, SELECTED_BY
-    finished = "best_step" in manifest
-    best_selected = manifest["best_step"] is not None if finished else best.is_file()
-    is_best = best_selected if asked_for == "selected" else asked_for == "best"
-    checkpoint = best if is_best else last
-    if not checkpoint.is_file():
-        if not finished or is_best != best_selected or not run.weights_file.is_file():
-            raise SettingError("checkpoint", asked_for, f"{checkpoint} is not there")
-        checkpoint = run.weights_file
-    return checkpoint, selected_by(config, is_best)
-
-
-def _images(num_images: int | None, size: int, split: str) -> Tensor | None:
-    """The first so many images of a split; None = all."""
-    if size == 0:
-        raise SettingError("split", split, "the run has no validation images (data.val_size=0)")
-    if num_images is None:
-        return None
-    if num_images > size:
-        raise SettingError("num_images", num_images, f"must be at most {size}, the images of split={split}")
-    return torch.arange(num_images)
 
 
 def _folder_name(
