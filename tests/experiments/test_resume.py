@@ -244,6 +244,25 @@ def test_killed_between_two_checkpoints(
     same(undisturbed, run)
     (resumed,) = read_manifest(run)["resumed"]
     assert resumed["step"] == step // 10 * 10
+    assert resumed["changed"] == []
+
+
+def test_what_has_changed_meanwhile_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_at(14, signal.SIGTERM, monkeypatch)
+    run = interrupted(composed(tmp_path))
+    monkeypatch.undo()
+    manifest = read_manifest(run)
+    manifest["versions"]["torch"] = "1.0"
+    manifest["code"]["package"]["source"] = "0" * 64
+    manifest["device"]["cpu_capability"] = "ALTIVEC"
+    run.manifest_file.write_text(json.dumps(manifest))
+    resume(run.path)
+    (resumed,) = read_manifest(run)["resumed"]
+    assert [line.partition(" ")[0] for line in resumed["changed"]] == ["code", "torch", "vector"]
+    assert "not what it was when the run began" in (out := capsys.readouterr().out)
+    assert f"torch 1.0 -> {torch.__version__.partition('+')[0]}" in out
 
 
 def test_killed_in_the_validation_that_is_due_with_a_checkpoint(

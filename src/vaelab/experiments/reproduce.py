@@ -31,6 +31,7 @@ from vaelab.runs import read_json, write_json
 from vaelab.runs.drift import (
     Drift,
     Row,
+    as_of_now,
     code_row,
     code_words,
     data_rows,
@@ -38,8 +39,7 @@ from vaelab.runs.drift import (
     environment_rows,
     table,
 )
-from vaelab.runs.environment import intra_op, lock_record, platform_record, variables, versions
-from vaelab.runs.git import git_state
+from vaelab.runs.environment import intra_op, variables
 from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.runs.record import Record
 from vaelab.runs.status import utc_now
@@ -99,13 +99,13 @@ def reproduce(
     record = Record.open(directory)
     limit = _limit(record, steps)
     config = _config(record, data_dir)
-    state = git_state()
-    is_same = is_here(record.manifest, state)
+    now = as_of_now()
+    is_same = is_here(record.manifest, now["git"])
     code = None if here or is_same else recorded_code(record)
     parts = _assembled(record, config)
     if isinstance(parts, SettingError) and code is None:
         raise parts
-    Console().print(table(rows := _drift(record, parts, state, is_same), str(record.path)))
+    Console().print(table(rows := _drift(record, parts, now, is_same), str(record.path)))
     if isinstance(parts, Parts):
         check_data(parts, record.manifest["data"])
     reasons = [] if code is None else _reasons(code, parts)
@@ -204,10 +204,8 @@ def _assembled(record: Record, config: dict[str, Any]) -> Parts | SettingError:
         return error
 
 
-def _drift(record: Record, parts: Parts | SettingError, state: Any, is_same: bool) -> list[Row]:
-    installed = versions()
-    here = {"git": state, "vaelab": installed.get("vaelab"), "lock": lock_record(), "versions": installed, "platform": platform_record()}  # fmt: skip
-    rows = [code_row(record.manifest, here, is_same), *environment_rows(record.manifest, here)]
+def _drift(record: Record, parts: Parts | SettingError, now: Mapping[str, Any], is_same: bool) -> list[Row]:
+    rows = [code_row(record.manifest, now, is_same), *environment_rows(record.manifest, now)]
     data = record.manifest["data"]
     if isinstance(parts, SettingError):
         return [*rows, Row("data", data["actual"], "not read by the code here", Drift.UNKNOWN)]

@@ -15,6 +15,7 @@ from rich.console import Console
 from vaelab.errors import SettingError
 from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.experiments.check import stored_config
+from vaelab.experiments.environment import torch_record
 from vaelab.experiments.parent import Parent
 from vaelab.experiments.recording import is_main_process
 from vaelab.experiments.screen import heading
@@ -25,18 +26,17 @@ from vaelab.runs import (
     Secrets,
     Status,
     complete_manifest,
+    drift,
     read_manifest,
     read_status,
     recorded_data,
 )
-from vaelab.runs.environment import intra_op, platform_record, versions
-from vaelab.runs.git import git_state
+from vaelab.runs.drift import Drift
+from vaelab.runs.environment import intra_op
 from vaelab.runs.status import is_live, seconds_since, utc_now
+from vaelab.runs.worktree import is_here
 from vaelab.training import Trainer
 from vaelab.training.checkpoints import Found, file_digest, newest, reinstate
-
-#: packages whose version moves numbers
-MOVES_NUMBERS = ("python", "torch", "lightning", "numpy", "zuko", "vaelab")
 
 
 def resume(directory: Path | str, data_dir: str | None = None) -> Result:
@@ -72,7 +72,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     _cut_back(run, found)
 
     def begin(_: Secrets) -> None:
-        changed = _changed(manifest)
+        changed = _changed(manifest, trainer)
         for line in wrong:
             print(f"not used: {line}")
         if changed:
@@ -144,20 +144,16 @@ def _cut_back(run: RunDirectory, found: Found | None) -> None:
         run.evaluation_file.unlink(missing_ok=True)
 
 
-def _changed(manifest: dict[str, Any]) -> list[str]:
+def _changed(manifest: dict[str, Any], trainer: Trainer) -> list[str]:
     """What else than data and settings moves numbers, and is no longer as recorded."""
-    here = {"versions": versions(), "platform": platform_record(), "git": git_state()}
-    found = [
-        f"{name} {manifest['versions'].get(name)} -> {version}"
-        for name, version in here["versions"].items()
-        if name in MOVES_NUMBERS and manifest["versions"].get(name) != version
+    now = {**drift.as_of_now(), "precision": str(trainer.precision), **torch_record(trainer)}
+    rows = [
+        drift.code_row(manifest, now, is_here(manifest, now["git"])),
+        *drift.environment_rows(manifest, now),
+        *drift.device_rows(manifest, now),
     ]
-    if manifest["platform"]["cpu"] != here["platform"]["cpu"]:
-        found.append(f"processor {manifest['platform']['cpu']} -> {here['platform']['cpu']}")
-    before, now = manifest["git"], here["git"]
-    if before is not None and now is not None and before["commit"] != now["commit"]:
-        found.append(f"commit {before['commit']} -> {now['commit']}")
-    return found
+    known = (Drift.SAME, Drift.UNKNOWN)
+    return [f"{row.what} {row.recorded} -> {row.here}" for row in rows if row.drift not in known]
 
 
 def _note(

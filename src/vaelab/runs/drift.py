@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vaelab.runs.cards import printable
-from vaelab.runs.environment import intra_op
+from vaelab.runs.environment import intra_op, lock_record, platform_record, variables, versions
+from vaelab.runs.git import git_state
 
 #: distributions that compute: another version of one may round otherwise, or do something else
 COMPUTING = re.compile(
@@ -46,6 +48,19 @@ class Row:
     recorded: str
     here: str
     drift: Drift
+
+
+def as_of_now() -> dict[str, Any]:
+    """What a manifest that was begun here would say of code, lock, versions, machine and variables."""
+    installed = versions()
+    return {
+        "git": git_state(),
+        "vaelab": installed.get("vaelab"),
+        "lock": lock_record(),
+        "versions": installed,
+        "platform": platform_record(),
+        "variables": variables(os.environ),
+    }
 
 
 def code_row(recorded: Mapping[str, Any], here: Mapping[str, Any], is_same: bool) -> Row:
