@@ -230,8 +230,8 @@ class WandbTracker(Logger):
         try:
             self._setup = _wandb_setup()
             self.run = self._start()
-        except BaseException as error:
-            self._error = _one_line(error)
+        except BaseException as error:  # of one that was given up, the end of its service is no reason
+            self._error = self._error or _one_line(error)
         self._opened.set()
         if self._given_up:  # it opened after all, too late
             _end_service(self._setup)
@@ -271,6 +271,7 @@ def open_wandb(
         return None
     with contextlib.suppress(Exception):  # what wandb.init imports, for seconds that are the server's
         import_module("wandb.sdk.launch.inputs.internal")
+    _forgo_analytics()
     deadline = time.monotonic() + TRACKER_SECONDS
     secrets = Secrets.of(os.environ, config)
     named = secrets.redact({"name": name, "group": group, "tags": list(tags), "config": config})
@@ -356,6 +357,14 @@ def _wandb_setup() -> Any:
 
         return wandb_setup.singleton()
     return None
+
+
+def _forgo_analytics() -> None:
+    """W&B measures itself, and at exit waits up to half a minute for a server that does not take the measurements."""
+    with contextlib.suppress(Exception):
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+        opentelemetry_proxy.disable()
 
 
 def _forget_import_hooks() -> None:
