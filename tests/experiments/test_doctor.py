@@ -125,6 +125,14 @@ class TestData:
         assert found.status is Status.WRONG
         assert str(file) in found.found
 
+    def test_files_that_are_here(
+        self, compose: Compose, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(mnist_dir.parent)
+        found = find_data(compose("data=mnist", f"paths.data_dir={mnist_dir}"), None, fetch=True)[1]
+        assert found.status is Status.OK
+        assert found.found == f"mnist: 4 files in {mnist_dir.name}/MNIST/raw, with the known digests"
+
     def test_a_data_directory_that_is_a_file(self, compose: Compose, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         config = compose("data=mnist", f"paths.data_dir={tmp_path / 'file'}")
@@ -359,6 +367,7 @@ class TestTracker:
         config = compose("logger=wandb")
         for environment, words in (
             ({}, "no key is configured"),
+            ({"WANDB_MODE": "offline"}, "offline, as it is set"),
             ({"WANDB_MODE": "offline", "WANDB_API_KEY": self.KEY}, "offline, as it is set"),
             ({"WANDB_MODE": "disabled"}, "WANDB_MODE=disabled"),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from vaelab.data import datasets, sources
@@ -77,12 +78,16 @@ def _available(available: sources.Availability, config: Config) -> Finding:
     if available.files:
         return ok(
             NAME,
-            f"{name}: {len(available.files)} files in {available.files[0].parent}, with the known digests",
+            f"{name}: {len(available.files)} files in {_from_here(available.files[0].parent)}, with the known digests",
         )
     words = f"{name}: decoded already, in vaelab's cache; checked as it is read"
     if not available.data_dir.exists():
         return note(NAME, f"{words}. paths.data_dir={config['paths']['data_dir']} does not exist")
     return ok(NAME, words)
+
+
+def _from_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def splits(data: ImageDataModule) -> list[Finding]:

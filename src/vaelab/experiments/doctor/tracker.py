@@ -31,7 +31,7 @@ def tracker_finding(config: dict[str, Any], environment: Mapping[str, str] = os.
     mode, key = wandb_mode(environment), wandb_key(environment)
     if mode == "disabled":
         return ok("logger", "wandb: switched off by WANDB_MODE=disabled: metrics.csv alone")
-    if mode == "offline" and key is None:
+    if mode == "offline" and key is None and not environment.get("WANDB_MODE"):
         return ok("logger", "wandb: offline, as no key is configured (wandb login): a run keeps its files, and says how to upload them")  # fmt: skip
     if mode != "online":
         return ok(
