@@ -20,7 +20,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -62,13 +62,20 @@ class Typed:
     experiment: str | list[str] | None  # the entry of the group `experiment`
     is_multirun: bool
     job: int | None  # the number of the job in a sweep, from 0
+    flags: frozenset[str] = frozenset()  # of the command's own, those that were given
 
 
 Task = Callable[[DictConfig, Typed], float | None]
 
 
 def run(
-    config_name: str, task: Task, *, argv: Sequence[str] | None = None, config_dir: Path | None = None
+    config_name: str,
+    task: Task,
+    *,
+    command: str | None = None,
+    flags: Mapping[str, str] | None = None,
+    argv: Sequence[str] | None = None,
+    config_dir: Path | None = None,
 ) -> int:
     """Compose ``config_name`` with what was typed, hand it to ``task``, and return the exit status.
 
@@ -76,10 +83,12 @@ def run(
     message before the task begins, and by then nothing has been written.
 
     Args:
-        config_name: the primary config; the command is called ``vae-<config_name>``.
+        config_name: the primary config.
         task: returns the number that a sweep shows for this job, if any. It may raise
             :class:`~vaelab.errors.SettingError` as long as nothing is written, and afterwards
             :class:`~vaelab.errors.RunFailed`; any other exception is a mistake of ours and shows a traceback.
+        command: what it is called; default: ``vae-<config_name>``.
+        flags: of its own, without values: name -> what it does.
         argv: the arguments; default: those of the process.
         config_dir: the folder of configs; default: :func:`config_directory`.
 
@@ -87,7 +96,8 @@ def run(
         0 done; 1 failed; 2 refused; 3 some jobs of a sweep failed; 75 interrupted; 130 Ctrl-C; or the exit
         status that :class:`~vaelab.errors.RunFailed` carries.
     """
-    app = _App(f"vae-{config_name}", config_name, task, config_dir or config_directory(config_name))
+    folder = config_dir or config_directory(config_name)
+    app = _App(command or f"vae-{config_name}", config_name, task, folder, flags or {})
     try:
         status = app.run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -145,8 +155,12 @@ class _Outcome:
 class _App:
     composing: ClassVar[_App | None] = None  # the one whose configuration Hydra is composing
 
-    def __init__(self, command: str, config_name: str, task: Task, config_dir: Path) -> None:
+    def __init__(
+        self, command: str, config_name: str, task: Task, config_dir: Path, flags: Mapping[str, str]
+    ) -> None:
         self.command, self.config_name, self.task, self.config_dir = command, config_name, task, config_dir
+        self.flags = flags
+        self.given: frozenset[str] = frozenset()  # of the flags
         self.outcomes: list[_Outcome] = []
         self.search_path: ConfigSearchPath | None = None
         self.want_traceback = os.environ.get(FULL_ERROR) == "1"
@@ -175,6 +189,8 @@ class _App:
     def _parse(self, argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
         parser = get_args_parser()
         parser.prog, parser.usage = self.command, f"{self.command} [flags] [name=value ...]"
+        for flag, what in self.flags.items():
+            parser.add_argument(flag, action="store_true", dest=flag, help=what)
         if "--version" in argv:
             try:
                 print(f"vaelab {metadata.version('vaelab')}")
@@ -190,6 +206,7 @@ class _App:
                 f"did you mean {meant!r}?" if meant else f"a setting has no dashes: {name}={value or 'VALUE'}"
             )
             raise _Stop(REFUSED, f"{flag}: unknown flag ({hint})")
+        self.given = frozenset(flag for flag in self.flags if vars(args)[flag])
         typed: dict[str, str] = {}
         for override in args.overrides if not args.shell_completion else []:
             key = override.partition("=")[0].lstrip("+")
@@ -251,6 +268,7 @@ class _App:
             experiment=choices.get("experiment"),
             is_multirun=is_multirun,
             job=hydra.job.num if is_multirun else None,
+            flags=self.given,
         )
         value, status, text, cause = None, DONE, "", None
         try:
@@ -321,6 +339,8 @@ class _App:
         OmegaConf.register_new_resolver("vaelab.groups", groups, replace=True)
         HydraConfig.instance().set_config(cfg)
         print(cfg.hydra.help.template)
+        for flag, what in self.flags.items():
+            print(f"{flag:<31} {what}")
 
     def _status(self) -> int:
         found = [outcome.status for outcome in self.outcomes]

@@ -32,9 +32,7 @@ def main() -> int:
 
 def task(cfg: DictConfig, typed: Typed) -> float | None:
     """One run. Returns the score of the selected checkpoint, None without validation."""
-    config = _plain(cfg)
-    if config["init_from"] is not None:
-        config = inherited(Parent.open(config["init_from"]).config, config, typed.overrides)
+    config = settings(cfg, typed)
     check(config, is_sweep=typed.is_multirun)
     parent = (
         Path(config["paths"]["log_dir"]) / "sweeps" / _sweep_name(config["name"])
@@ -45,7 +43,7 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
         argv=tuple(sys.argv),
         overrides=typed.overrides,
         experiment=typed.experiment if isinstance(typed.experiment, str) else None,
-        chosen=() if typed.experiment is None else _chosen(typed),
+        chosen=chosen(typed),
         parent=parent,
         directory=_job_name(typed) if typed.is_multirun else None,
     )
@@ -63,25 +61,33 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
     except sources.DataUnavailable:  # at once, or when the download failed: nothing has been written
         if data["fallback"] is None:
             raise
-    where = config["paths"]["data_dir"]
-    reason = f"{data['name']} is neither in {where} nor to be had from a server: data={data['fallback']} is used instead."
-    config = _fallback_config(config, typed)
-    return _train(config, replace(asked, requested_data=data["name"], fallback_reason=reason))
+    fallback, reason = fallback_config(config, typed)
+    return _train(fallback, replace(asked, requested_data=data["name"], fallback_reason=reason))
+
+
+def settings(cfg: DictConfig, typed: Typed) -> dict[str, Any]:
+    """The settings of the run that is asked for, primitives only: a parent's (``init_from``) with what was typed in their place."""
+    config = _plain(cfg)
+    if config["init_from"] is None:
+        return config
+    return inherited(Parent.open(config["init_from"]).config, config, typed.overrides)
 
 
 def _train(config: dict[str, Any], request: Request) -> float | None:
     return carry_on(config, request).score  # what it needs takes seconds to import
 
 
-def _chosen(typed: Typed) -> tuple[str, ...]:
-    """``group=entry`` of each group whose entry is not the default."""
+def chosen(typed: Typed) -> tuple[str, ...]:
+    """``group=entry`` of each group whose entry the experiment's file chose."""
+    if typed.experiment is None:
+        return ()
     defaults = GlobalHydra.instance().config_loader().load_configuration("train", [], RunMode.RUN)
     usual = defaults.hydra.runtime.choices
     return tuple(f"{group}={entry}" for group, entry in typed.choices.items() if entry != usual.get(group))
 
 
-def _fallback_config(asked: dict[str, Any], typed: Typed) -> dict[str, Any]:
-    """The configuration asked for, but for the data set; an experiment's sizes are those of its own data set, unless they were typed."""
+def fallback_config(asked: dict[str, Any], typed: Typed) -> tuple[dict[str, Any], str]:
+    """The configuration asked for, but for the data set, and why; an experiment's sizes are those of its own data set, unless they were typed."""
     fallback = asked["data"]["fallback"]
     kept = [override for override in typed.overrides if not override.startswith("data=")]
     config = {**asked, "data": composed([*kept, f"data={fallback}"])["data"]}
@@ -89,7 +95,9 @@ def _fallback_config(asked: dict[str, Any], typed: Typed) -> dict[str, Any]:
     data["val_size"] = own["val_size"] if data["val_size"] is None else min(data["val_size"], own["val_size"])
     if not any(override.startswith("data.batch_size=") for override in kept):
         data["batch_size"] = own["batch_size"]
-    return config
+    where = asked["paths"]["data_dir"]
+    reason = f"{asked['data']['name']} is neither in {where} nor to be had from a server: data={fallback} is used instead."
+    return config, reason
 
 
 def composed(overrides: list[str]) -> dict[str, Any]:

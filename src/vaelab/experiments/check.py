@@ -98,7 +98,17 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
         is_sweep: whether the run is one of several that one command makes.
 
     Raises:
-        SettingError: a setting that nobody reads, that is missing, or is outside its range; a log directory that cannot be written.
+        SettingError: what :func:`check_settings` refuses; a log directory that cannot be written.
+    """
+    check_settings(config, is_sweep=is_sweep)
+    check_writable(_at(config, "paths.log_dir"))
+
+
+def check_settings(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
+    """As :func:`check`, but for the log directory.
+
+    Raises:
+        SettingError: a setting that nobody reads, that is missing, or is outside its range.
     """
     _check_settings(config)
     trainer = config["trainer"]
@@ -110,7 +120,6 @@ def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
         )
     if is_sweep:
         _check_processes(trainer)
-    check_writable(_at(config, "paths.log_dir"))
 
 
 def stored_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:

@@ -250,27 +250,46 @@ def _carry_out(
         "requested_data": data["requested"] if data.get("fallback_reason") else None,
         "fallback_reason": data.get("fallback_reason"),
     }
-    job_file = temporary / "job.json"
+    return carry_out(job, temporary, environment(record.manifest, source))
+
+
+def carry_out(job: Mapping[str, Any], folder: Path, variables: Mapping[str, str], screen: Path | None = None) -> int:  # fmt: skip
+    """Run ``experiments/rerun.py`` in a child process to its end, or until this process is told to stop.
+
+    Args:
+        job: what it is to do; see :func:`vaelab.experiments.rerun.main`.
+        folder: where the job is written down.
+        variables: its environment.
+        screen: the file that takes what it says; None = it is seen.
+
+    Returns:
+        its exit status.
+    """
+    job_file = folder / "job.json"
     job_file.write_text(json.dumps(job), encoding="utf-8")
-    # a session of its own: of two that a terminal's Ctrl-C reaches, one would not know what the other does
-    child = subprocess.Popen(
-        [sys.executable, rerun.__file__, str(job_file)],
-        env=environment(record.manifest, source),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return child.wait()
-    except BaseException as error:
-        child.send_signal(error.signum if isinstance(error, Interrupted) else signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(SECONDS_TO_STOP)
-        raise
-    finally:
-        if child.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+    with ExitStack() as stack:
+        said = None if screen is None else stack.enter_context(screen.open("wb"))
+        # a session of its own: of two that a terminal's Ctrl-C reaches, one would not know what the other does
+        child = subprocess.Popen(
+            [sys.executable, rerun.__file__, str(job_file)],
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+        try:
+            return child.wait()
+        except BaseException as error:
+            child.send_signal(error.signum if isinstance(error, Interrupted) else signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(SECONDS_TO_STOP)
+            raise
+        finally:
+            if child.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
 
 
 def environment(manifest: Mapping[str, Any], source: Path) -> dict[str, str]:

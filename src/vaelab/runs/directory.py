@@ -175,9 +175,7 @@ def check_writable(parent: Path | str) -> None:
         # a name that is too long, or holds a null byte, shows only where the file system sees it
         with contextlib.suppress(FileNotFoundError):
             os.lstat(parent / ("x" * 26))
-        ancestor = Path(os.path.abspath(parent))
-        while not os.path.lexists(ancestor) and ancestor != ancestor.parent:
-            ancestor = ancestor.parent
+        ancestor = nearest_existing(parent)
         if not ancestor.is_dir():
             raise NotADirectoryError(f"{ancestor} is not a directory")
         trial = ancestor / f".vaelab-{secrets.token_hex(6)}"
@@ -189,6 +187,14 @@ def check_writable(parent: Path | str) -> None:
             trial.rmdir()
     except (OSError, ValueError) as error:
         raise _unwritable(parent, error) from None
+
+
+def nearest_existing(path: Path | str) -> Path:
+    """``path`` itself, or the nearest folder above it that is there, absolute."""
+    found = Path(os.path.abspath(path))
+    while not os.path.lexists(found) and found != found.parent:
+        found = found.parent
+    return found
 
 
 def is_run(path: Path) -> bool:

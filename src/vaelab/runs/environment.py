@@ -63,6 +63,18 @@ def lock_record(repository: Path = REPOSITORY) -> dict[str, str] | None:
     return {"file": LOCK, "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def locked(lock: str) -> dict[str, set[str]]:
+    """Package -> its locked versions in the text of a lock; several where they differ between versions of Python.
+
+    >>> sorted(locked("numpy==2.4.6 ; python_full_version < '3.12'\\nnumpy==2.5.5")["numpy"])
+    ['2.4.6', '2.5.5']
+    """
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock, re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
 def platform_record() -> dict[str, Any]:
     """System, processor with its number of cores, memory in bytes, and the driver of an NVIDIA card."""
     return {

@@ -69,11 +69,15 @@ def wandb_mode(environment: Mapping[str, str]) -> str:
         return mode
     if mode == "online" and environment.get("WANDB_MODE"):
         return mode
-    if any(environment.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return "online"
-    host = urlparse(
-        environment.get("WANDB_BASE_URL") or settings.get("base_url") or "https://api.wandb.ai"
-    ).hostname
+    return "offline" if wandb_key(environment) is None else "online"
+
+
+def wandb_key(environment: Mapping[str, str]) -> str | None:
+    """Where a key for the server is configured, a variable or a file; None = nowhere."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if environment.get(name):
+            return name
+    host = urlparse(wandb_server(environment)).hostname
     named = environment.get("NETRC")
     for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
         with contextlib.suppress(netrc.NetrcParseError, OSError, UnicodeDecodeError):
@@ -82,8 +86,17 @@ def wandb_mode(environment: Mapping[str, str]) -> str:
                 and path.is_file()
                 and netrc.netrc(str(path)).authenticators(host) is not None
             ):
-                return "online"
-    return "offline"
+                return str(path)
+    return None
+
+
+def wandb_server(environment: Mapping[str, str]) -> str:
+    """Its address."""
+    return (
+        environment.get("WANDB_BASE_URL")
+        or _wandb_settings(environment).get("base_url")
+        or "https://api.wandb.ai"
+    )
 
 
 def _wandb_settings(environment: Mapping[str, str]) -> dict[str, str]:

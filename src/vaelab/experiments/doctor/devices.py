@@ -1,0 +1,134 @@
+"""What computes: devices, their drivers, processor cores and threads."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaelab.errors import SettingError
+from vaelab.experiments.doctor.finding import Finding, note, ok, size, wrong
+from vaelab.experiments.environment import device_record
+from vaelab.runs.environment import platform_record
+from vaelab.training import Trainer
+
+CGROUP, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+MOST_IN_USE = 0.5  #: share of a card's memory that others may have before it is said
+
+
+def device_findings(config: dict[str, Any], trainer: Trainer | SettingError | None) -> list[Finding]:
+    """Args:
+    config: of the run.
+    trainer: of it; why its devices cannot be had; or None where nothing could be built.
+    """
+    found: list[Finding] = []
+    machine = platform_record()
+    if isinstance(trainer, SettingError):
+        rule = f"{trainer.setting}={trainer.received}: {trainer.rule}"
+        found.append(wrong("device", rule, "trainer=cpu runs anywhere"))
+    elif trainer is not None:
+        found.append(ok("device", _device(config, trainer, machine)))
+    found += _cuda(config, machine["nvidia_driver"])
+    ranks = trainer.num_devices if isinstance(trainer, Trainer) else 1
+    return [*found, cores(machine["cpu_usable"], quota(), torch.get_num_threads(), ranks)]
+
+
+def _device(config: dict[str, Any], trainer: Trainer, machine: dict[str, Any]) -> str:
+    record, asked = device_record(trainer), f"trainer.accelerator={config['trainer']['accelerator']}"
+    name, memory = record["name"], record["memory"]
+    if record["kind"] != "cuda":
+        name, memory = machine["cpu"] or machine["machine"], machine["memory"]
+    having = "" if memory is None else f", {size(memory)} memory"
+    return f"{asked} is {record['number']} x {record['kind']}: {name}{having}; precision {trainer.precision}"
+
+
+def _cuda(config: dict[str, Any], driver: str | None) -> list[Finding]:
+    built = torch.version.cuda
+    if built is None:
+        if driver is None or config["trainer"]["accelerator"] == "cpu":
+            return []
+        advice = "install a torch that is built for CUDA, or take trainer=cpu"
+        return [wrong("CUDA", f"NVIDIA driver {driver} is here, and torch is built without CUDA", advice)]
+    if torch.cuda.is_available():
+        return [ok("CUDA", f"torch is built for {built}; driver {driver or 'unknown'}"), *_memory()]
+    if driver is None:
+        return [note("CUDA", f"torch is built for CUDA {built}, and there is no NVIDIA driver here")]
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return [note("CUDA", f"CUDA_VISIBLE_DEVICES={hidden} hides the cards of driver {driver}")]
+    advice = "nvidia-smi shows what the driver is for; install a newer one, or a torch for an older CUDA"
+    return [wrong("CUDA", f"torch is built for CUDA {built} and does not work with driver {driver}", advice)]
+
+
+def _memory() -> list[Finding]:
+    found = []
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        if free < (1 - MOST_IN_USE) * total:
+            rule = f"card {i}: {size(total - free)} of {size(total)} are in use by others"
+            found.append(note("memory", rule, "CUDA_VISIBLE_DEVICES names the cards to be used"))
+    return found
+
+
+def quota(cgroup: Path = CGROUP) -> float | None:
+    """Cores' worth of time that the control group of this process may use; None = no limit is set.
+
+    Version 2 (``cpu.max`` of this group and of those above it), else version 1. Within a container its own group is at the top.
+    """
+    limits = []
+    for group in _own_groups(cgroup):
+        words = _read(group / "cpu.max").split()
+        if words and words[0] != "max":
+            limits.append(int(words[0]) / int(words[1]))
+    used, period = (_read(cgroup / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    if used and period and int(used) > 0:
+        limits.append(int(used) / int(period))
+    return min(limits, default=None)
+
+
+def _own_groups(cgroup: Path) -> list[Path]:
+    lines = [line for line in _read(OWN_GROUP).splitlines() if line.startswith("0::")]
+    own = cgroup / lines[0].removeprefix("0::").lstrip("/") if lines else cgroup
+    return [group for group in (own, *own.parents) if group.is_relative_to(cgroup)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # no such file: another version, or another system
+        return ""
+
+
+def cores(usable: int, quota: float | None, threads: int, ranks: int) -> Finding:
+    """Whether there are as many cores as threads compute.
+
+    Args:
+        usable: cores that this process may run on.
+        quota: cores' worth of time that it may use, or None.
+        threads: of one process.
+        ranks: processes of the run; Lightning shares the cores between them, unless OMP_NUM_THREADS says how many each takes.
+    """
+    limit = usable if quota is None else max(1, min(usable, math.ceil(quota)))
+    limited = "" if limit == usable else f" ({usable}, and a quota of {quota:g})"
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    total = threads * ranks if asked or ranks == 1 else limit
+    words = f"{limit} {'core' if limit == 1 else 'cores'}{limited}, {threads} {'thread' if threads == 1 else 'threads'}"
+    if ranks > 1:
+        words += f" in each of {ranks} processes"
+    if asked:
+        words += f" (OMP_NUM_THREADS={asked})"
+    advice = f"OMP_NUM_THREADS={limit // ranks}" if ranks <= limit else f"trainer.devices={limit}"
+    if total > limit:
+        return wrong(
+            "cores", f"{words}: threads that wait for each other make steps many times as long", advice
+        )
+    if asked.isdecimal() and int(asked) > limit:
+        return wrong(
+            "cores",
+            f"{words}: that asks for more than there are cores; torch takes fewer, other libraries may not",
+            advice,
+        )
+    return ok("cores", words)
