@@ -93,9 +93,8 @@ class RunProgress(_Drawn, ProgressBar):
             return
         module = _module(pl_module)
         epochs = -(-module.plan.num_steps // module.plan.steps_per_epoch)
-        self._say(
-            f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  {_numbers(module.latest)}"
-        )
+        place = f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}"
+        self._say(f"{place}  {_numbers(module.latest)}".rstrip())  # nothing is known just after a resume
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
