@@ -47,6 +47,19 @@ def test_a_process_of_this_machine_is_looked_for(tmp_path: Path) -> None:
     assert not is_live(dataclasses.replace(mine, process=f"{machine}:1")), "another process of that number"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked for in /proc")
+def test_a_process_that_has_ended_and_is_not_waited_for_is_dead(tmp_path: Path) -> None:
+    """A batch system or a container without an init leaves such ones behind."""
+    record = write_status(tmp_path / "status.json", Status.RUNNING)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        named = dataclasses.replace(record, pid=other.pid, process=process_identity(other.pid))
+        assert is_live(named)
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # ended, and still there
+        assert Path(f"/proc/{other.pid}").exists()
+        assert not is_live(named)
+
+
 @pytest.mark.parametrize("process", [ELSEWHERE, None])
 def test_of_another_machine_the_last_word_counts(tmp_path: Path, process: str | None) -> None:
     record = dataclasses.replace(write_status(tmp_path / "status.json", Status.RUNNING), process=process)
