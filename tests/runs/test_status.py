@@ -47,7 +47,7 @@ def test_a_process_of_this_machine_is_looked_for(tmp_path: Path) -> None:
     assert not is_live(dataclasses.replace(mine, process=f"{machine}:1")), "another process of that number"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked for in /proc")
+@linux
 def test_a_process_that_has_ended_and_is_not_waited_for_is_dead(tmp_path: Path) -> None:
     """A batch system or a container without an init leaves such ones behind."""
     record = write_status(tmp_path / "status.json", Status.RUNNING)
