@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vaelab.build import PARTS, DataShape, build_model
@@ -43,6 +44,17 @@ def data_shape(run: RunDirectory) -> DataShape:
         rule = f"does not say what the data were like ({type(error).__name__}: {error})"
         raise SettingError("run", run.manifest_file, rule) from None
     return DataShape((channels, height, width), levels, (low, high), classes)
+
+
+def weights_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    """A ``state_dict`` as ``model.safetensors`` has it: the same weights give the same bytes."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    return save(kept, metadata={"format": "pt"})
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the ``model.safetensors`` that a ``state_dict`` would make, whatever file it has come from."""
+    return hashlib.sha256(weights_bytes(weights)).hexdigest()
 
 
 def read_weights(run: RunDirectory, setting: str = "run") -> dict[str, Tensor]:

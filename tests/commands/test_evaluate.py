@@ -105,6 +105,30 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(files: Path, refuse
     assert "latent_dmi" in said(*both)
 
 
+@pytest.mark.parametrize("kept", [0, 1, 40, 300, 700, 1200])
+def test_a_file_that_torch_cannot_read_is_refused(files: Path, refused_here: Refused, kept: int) -> None:
+    content = (files / "w.pt").read_bytes()
+    (files / "w.pt").write_bytes(content[:kept] + bytes(reversed(content[kept:])))
+    said = refused_here("config=mine.yaml", "weights=w.pt", "key_map=names.yaml")
+    assert said.startswith("weights=w.pt: holds no tensors that can be read safely")
+
+
+def test_interrupted_it_goes_on_in_the_directory_that_was_made(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vaelab.evidence.ImportanceEstimator.__call__", stopping)
+    asked = ["config=mine.yaml", "weights=w.pt", "key_map=names.yaml", "trainer.accelerator=cpu"]
+    assert entry.run("evaluate", evaluate.task, argv=asked) == 130
+    (run,) = find_runs(files / "logs")
+    assert (
+        f"vae-evaluate run={run.path.relative_to(files)}, with the other settings as typed, goes on"
+        in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [

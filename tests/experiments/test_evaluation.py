@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import vaelab
@@ -27,6 +29,7 @@ from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.noise import Noise, Split, Stream
 from vaelab.runs import Card, Status, read_cards, write_status
 from vaelab.runs.cards import comparable
+from vaelab.runs.lock import held
 from vaelab.training import progress
 from vaelab.training.arithmetic import SETTINGS
 
@@ -302,6 +305,53 @@ def test_a_forced_evaluation_begins_anew_and_keeps_what_was_there_until_it_is_do
     module.evaluate(options)
     assert measured == [2, 2, 0, 2]
     assert (folder / "cards.json").is_file()
+
+
+def test_two_that_measure_the_same_at_once_do_not_mix(run: Path, compose: Compose, tmp_path: Path) -> None:
+    place = copied(run, tmp_path / "run")
+    asked = (*ESTIMATORS["elbo"], "num_images=6")
+    cards = measured(place, compose, *asked)[1]
+    (folder,) = (place / "evaluations").iterdir()
+    with held(folder), pytest.raises(SettingError, match="is being measured by another process"):
+        measured(place, compose, *asked, "force=true")
+    assert measured(place, compose, *asked)[1] == cards
+
+
+@pytest.mark.parametrize("signum, exit_status", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_diagnostic_that_is_interrupted_says_that_nothing_is_kept(
+    run: Path,
+    compose: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signum: int,
+    exit_status: int,
+) -> None:
+    forward, place = MLPEncoder.forward, copied(run, tmp_path / "run")
+
+    def stopping(self: Any, *args: Any, **context: Any) -> Tensor:
+        os.kill(os.getpid(), signum)
+        return forward(self, *args, **context)
+
+    monkeypatch.setattr(MLPEncoder, "forward", stopping)
+    with pytest.raises(
+        RunFailed, match="the same command begins again, nothing of latents is kept"
+    ) as caught:
+        module.evaluate(compose(f"run={place}", *PICTURED, config_name="evaluate"))
+    assert caught.value.exit_status == exit_status
+
+
+def test_images_that_a_model_makes_are_no_other_models(run: Path, compose: Compose, tmp_path: Path) -> None:
+    asked = (*ESTIMATORS["bdmc"], "num_images=3")
+    first = measured(copied(run, tmp_path / "a"), compose, *asked)[1]
+    other = copied(run, tmp_path / "b")
+    weights = {name: tensor * 1.01 for name, tensor in load_file(other / "model.safetensors").items()}
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(other / "checkpoints")
+    second = measured(other, compose, *asked)[1]
+    for a, b in zip(first, second, strict=True):
+        assert comparable(a, b) == ["protocol.simulated_by"]
+    again = measured(copied(run, tmp_path / "c"), compose, *asked)[1]
+    assert all(comparable(a, b) == [] for a, b in zip(first, again, strict=True))
 
 
 def test_a_log_file_shows_how_far_a_long_evaluation_is(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import torch
 from torch import Tensor
 
 from vaelab.errors import RunFailed, SettingError
+from vaelab.experiments import recording
 from vaelab.experiments.resume import resume
 from vaelab.experiments.train import train
 from vaelab.objectives import ELBO, ObjectiveValue
-from vaelab.runs import RunDirectory, Status, read_status
+from vaelab.runs import RunDirectory, Status, read_json, read_status
 from vaelab.training import OptimisationStep, read_checkpoint
 
 Compose = Callable[..., dict[str, Any]]
@@ -123,3 +126,32 @@ def test_now_and_then_is_no_reason_to_stop(compose: Compose, monkeypatch: pytest
 def test_the_limit_is_a_positive_integer(compose: Compose) -> None:
     with pytest.raises(SettingError, match=r"optimizer\.max_skipped=0: must be a positive integer"):
         train(compose(*SETTINGS, "optimizer.max_skipped=0"))
+
+
+def test_a_run_is_complete_only_once_its_whole_record_says_so(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, seen = recording.write_status, []
+
+    def writing(path: Path, status: Status, **more: Any) -> Any:
+        if status is Status.COMPLETED:
+            seen.append(read_json(path.with_name("manifest.json"))["status"])
+        return write(path, status, **more)
+
+    monkeypatch.setattr(recording, "write_status", writing)
+    train(compose("data=digits", "debug=fast", "trainer=cpu"))
+    assert seen == ["completed"]
+
+
+def test_a_full_disk_while_stopping_is_a_failure(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+
+    def stopping() -> None:
+        with recording.recorded(run) as ending:
+            ending.stop.signum = signal.SIGTERM
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunFailed, match="No space left") as caught:
+        stopping()
+    assert caught.value.exit_status == 1
+    assert read_status(run.status_file).status is Status.FAILED

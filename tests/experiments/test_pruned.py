@@ -18,6 +18,7 @@ from vaelab.experiments.sample import sample
 from vaelab.experiments.train import train
 from vaelab.runs import Card, read_cards
 from vaelab.runs.cards import comparable
+from vaelab.runs.files import file_digest
 
 Compose = Callable[..., dict[str, Any]]
 TRAIN = ("data=digits", "data.binarize=threshold", "latent_dim=3", "encoder.hidden=[24]", "decoder.hidden=[24]", "trainer=cpu", "trainer.max_epochs=2",
@@ -49,7 +50,14 @@ def test_a_pruned_run_gives_the_numbers_and_pictures_that_it_gave(
     place, how = run
     whole = tmp_path / "whole"
     shutil.copytree(place, whole)
+    (digest,) = {card.checkpoint for card in read_cards(place / "evaluation.json")}
+    assert digest == file_digest(place / "model.safetensors")
+    measured(whole, compose)
+    measured(place, compose)
+    (folder,) = (place / "evaluations").iterdir()
     assert main([str(place), "--prune", "--yes"]) == 0
+    measured(place, compose)
+    assert list((place / "evaluations").iterdir()) == [folder], "the same weights, measured already"
     assert list((place / "checkpoints").iterdir()) == []
     expected, found = measured(whole, compose), measured(place, compose)
     assert {card.protocol["selected_by"] for card in found} == {how}

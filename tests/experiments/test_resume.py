@@ -20,10 +20,12 @@ import torch
 from vaelab.errors import RunFailed, SettingError
 from vaelab.experiments.resume import resume
 from vaelab.experiments.train import train
-from vaelab.runs import RunDirectory, Status, read_manifest, read_status, write_status
+from vaelab.runs import MetricsWriter, RunDirectory, Status, read_manifest, read_status, write_status
 from vaelab.runs.equality import differences
+from vaelab.runs.lock import held
 from vaelab.runs.metrics import read
 from vaelab.training import OptimisationStep, VAEModule, read_checkpoint
+from vaelab.training.checkpoints import AtomicCheckpointIO
 
 Compose = Callable[..., dict[str, Any]]
 STEPS = 30
@@ -358,6 +360,46 @@ def test_without_its_best_checkpoint_it_goes_back_to_where_there_was_none(
     assert "best.ckpt: is damaged" in out
     assert "no checkpoint to go on from: from the first step" in out
     same(undisturbed, stopped)
+
+
+def test_two_at_once(stopped: RunDirectory) -> None:
+    with held(stopped.path), pytest.raises(SettingError, match="is being carried out by another process"):
+        resume(stopped.path)
+    assert read_status(stopped.status_file).status is Status.INTERRUPTED
+
+
+def test_what_is_logged_is_on_the_disk_before_the_checkpoint_that_knows_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    flush, save = MetricsWriter.flush, AtomicCheckpointIO.save_checkpoint
+
+    def flushed(self: MetricsWriter) -> None:
+        flush(self)
+        events.append(self.path.name)
+
+    def saved(self: AtomicCheckpointIO, *arguments: Any, **named: Any) -> None:
+        events.append("checkpoint")
+        save(self, *arguments, **named)
+
+    monkeypatch.setattr(MetricsWriter, "flush", flushed)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", saved)
+    train(composed(tmp_path, "trainer.max_epochs=1"))
+    assert "checkpoint" in events
+    for place in (i for i, event in enumerate(events) if event == "checkpoint"):
+        assert sorted(events[place - 2 : place]) == ["fingerprint.csv", "metrics.csv"]
+
+
+def test_a_damaged_record_is_refused_by_name(stopped: RunDirectory) -> None:
+    content = stopped.metrics_file.read_text()
+    stopped.metrics_file.write_text(content + "99,1,2,3\n")
+    with pytest.raises(SettingError, match=r"metrics\.csv: is not a table of metrics"):
+        resume(stopped.path)
+    stopped.metrics_file.write_text(content)
+    manifest = read_manifest(stopped)
+    stopped.manifest_file.write_text(json.dumps({**manifest, "threads": None}))
+    with pytest.raises(SettingError, match=r"manifest\.json: lacks threads"):
+        resume(stopped.path)
 
 
 def test_refused(undisturbed: RunDirectory, stopped: RunDirectory, tmp_path: Path) -> None:

@@ -316,9 +316,7 @@ def test_a_number_that_is_not_finite_becomes_no_card(
     columns["log_px"][[3, 5]] = np.nan
     np.savez(tmp_path / "per_image.npz", **columns)
     with pytest.raises(FloatingPointError, match="log_px of 2 of 360 images is not finite"):
-        make_cards(
-            parts, tmp_path / "per_image.npz", finished.directory / "checkpoints" / "best.ckpt", {}, 1.0
-        )
+        make_cards(parts, tmp_path / "per_image.npz", {}, 1.0)
 
 
 def test_steps_that_were_skipped_are_said(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,6 +231,21 @@ def test_settings_that_differ_are_listed_and_places_are_not(tmp_path, capsys):
     assert "no setting differs" in answer(capsys, "--diff", a, twin)[1]
 
 
+def test_code_and_environment_that_differ_are_shown(tmp_path, capsys):
+    a, b = a_run(tmp_path, "a", [NLL]), a_run(tmp_path, "b", [NLL])
+    assert compared(capsys, a, b)["environment"] == []
+    assert "code and environment are the same" in answer(capsys, "--diff", a, b)[1]
+    manifest = json.loads((b / "manifest.json").read_text())
+    manifest["versions"]["torch"] = "1.0"
+    manifest["threads"] = 7
+    (b / "manifest.json").write_text(json.dumps(manifest))
+    rows = {row["what"]: (row["b"], row["drift"]) for row in compared(capsys, a, b)["environment"]}
+    assert rows == {"torch": ("1.0", "different"), "threads": ("7", "compatible")}
+    assert "torch" in answer(capsys, "--diff", a, b)[1]
+    (b / "manifest.json").unlink()
+    assert compared(capsys, a, b)["environment"] is None
+
+
 def test_one_run_is_not_compared_with_itself(tmp_path, capsys):
     a = a_run(tmp_path, "a", [NLL])
     status, out, err = answer(capsys, "--diff", a, a / ".." / "a")

@@ -2,6 +2,8 @@ import math
 
 import pytest
 
+from vaelab.errors import SettingError
+from vaelab.runs import metrics
 from vaelab.runs.metrics import MetricsWriter, read
 
 
@@ -75,6 +77,28 @@ def test_a_key_that_cannot_be_a_column_is_refused(tmp_path, key):
     with MetricsWriter(tmp_path / "m.csv") as writer, pytest.raises(ValueError, match="cannot name"):
         writer.append(1, {key: 1.0})
     assert read(tmp_path / "m.csv") == []
+
+
+def test_a_run_goes_on_with_what_is_too_long_for_a_file_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "MOST", 100)
+    with MetricsWriter(tmp_path / "metrics.csv") as writer:
+        for step in range(1, 41):
+            writer.append(step, {"train/loss": 1 / step})
+    with MetricsWriter(tmp_path / "metrics.csv") as writer:
+        writer.truncate_after(30)
+        writer.append(31, {"val/elbo": -1.0})
+    assert len(metrics.read(tmp_path / "metrics.csv", metrics.OWN)) == 31
+    with pytest.raises(SettingError, match="larger than the 100 bytes"):
+        metrics.read(tmp_path / "metrics.csv", metrics.MOST)
+
+
+@pytest.mark.parametrize("line", ["2,0.5,1.0", "x,0.5", "2,half"])
+def test_a_line_that_is_none_of_ours_is_refused_by_the_name_of_the_file(tmp_path, line):
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"step,train/loss\n1,0.5\n{line}\n")
+    for reading in (metrics.read, MetricsWriter):
+        with pytest.raises(SettingError, match=r"metrics\.csv: is not a table of metrics"):
+            reading(path)
 
 
 def test_a_foreign_file_is_refused(tmp_path):

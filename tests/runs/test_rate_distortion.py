@@ -56,6 +56,22 @@ def test_seeds_of_one_beta_are_one_point_with_their_own_error(tmp_path, capsys):
     assert point["errors"] == pytest.approx([math.sqrt(7) / math.sqrt(3), 0])
 
 
+@pytest.mark.parametrize(
+    "config, is_curve",
+    [
+        ({"checkpoints": {"every_n_steps": 7}}, True),
+        ({"logger": {"name": "none"}, "trainer": {"devices": 2}}, True),
+        ({"callbacks": {"early_stopping": {"_target_": "vaelab.training.EarlyStoppingAfterWarmup"}}}, False),
+        ({"trainer": {"precision": "bf16-mixed"}}, False),
+    ],
+)
+def test_what_changes_no_number_may_differ_and_nothing_else(tmp_path, capsys, config, is_curve):
+    a_beta(tmp_path, "a", 1, 20, 70)
+    a_beta(tmp_path, "b", 4, 9, 95, **config)
+    status, _, err = answer(capsys, tmp_path, "--rate-distortion")
+    assert (status == 0) is is_curve, err
+
+
 def test_runs_that_differ_in_more_are_no_curve(tmp_path, capsys):
     a_beta(tmp_path, "a", 1, 20, 70)
     a_beta(tmp_path, "b", 4, 9, 95, latent_dim=2)

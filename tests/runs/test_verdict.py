@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vaelab.errors import SettingError
-from vaelab.runs import Card, MetricsWriter, RunDirectory, write_cards, write_json, write_yaml
+from vaelab.runs import Card, MetricsWriter, RunDirectory, read_json, write_cards, write_json, write_yaml
 from vaelab.runs.record import TRACKER_CONFIG, TRACKER_MANIFEST, Record
 from vaelab.runs.verdict import Agreement, judge, tolerance
 
@@ -32,7 +32,10 @@ def run(folder: Path, change: dict[int, float] | None = None, **more: Any) -> Ru
             logged = {key: value for key, value in values.items() if value is not None}
             writer.append(step, {**logged, "time/seconds": hash(folder) % 1000})
     write_cards(made.evaluation_file, more.get("cards", [CARD]))
-    manifest = {"schema": 2, "status": more.get("status", "completed"), "weights": more.get("weights", "abc")}
+    needed = {"data": {}, "device": {}, "threads": 1, "precision": "32-true", "git": None, "tracker": None}
+    manifest = {
+        "schema": 2, "status": more.get("status", "completed"), "weights": more.get("weights", "abc"), **needed,
+    }  # fmt: skip
     write_json(made.manifest_file, manifest)
     write_yaml(made.config_file, {"seed": 1})
     return made
@@ -40,6 +43,38 @@ def run(folder: Path, change: dict[int, float] | None = None, **more: Any) -> Ru
 
 def verdict(a: RunDirectory, b: RunDirectory, steps: int | None = None) -> Any:
     return judge(Record.open(a.path), Record.open(b.path), steps)
+
+
+def test_cards_that_a_later_evaluation_replaced_are_those_of_the_training_still(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), run(tmp_path / "b")
+    for made in (a, b):
+        write_json(made.manifest_file, {**read_json(made.manifest_file), "cards": [CARD.to_dict()]})
+    write_cards(a.evaluation_file, [dataclasses.replace(CARD, value=-100.001, se_mc=0.001, seed=7)])
+    found = verdict(a, b)
+    assert (str(found), found.lines) == ("bitwise", ())
+    assert "cards test/elbo" in found.compared
+
+
+@pytest.mark.parametrize("name", ["status", "device", "threads", "git"])
+def test_a_manifest_that_lacks_something_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    made = run(tmp_path / "a")
+    content = read_json(made.manifest_file)
+    for damaged in ({k: v for k, v in content.items() if k != name}, {**content, name: 3.5}):
+        write_json(made.manifest_file, damaged)
+        with pytest.raises(SettingError, match=f"lacks {name}, or holds something else there"):
+            Record.open(made.path)
+
+
+def test_a_fingerprint_without_losses_is_refused(tmp_path: Path) -> None:
+    made = run(tmp_path / "a")
+    made.fingerprint_file.write_text("step,other\n1,2.0\n")
+    with pytest.raises(SettingError, match="has steps without a loss"):
+        Record.open(made.path)
+
+
+def test_losses_of_the_first_steps_are_no_more_than_that(tmp_path: Path) -> None:
+    found = verdict(run(tmp_path / "a"), run(tmp_path / "b", {200: 1.2, 300: 1.2}), steps=150)
+    assert str(found) == "bitwise up to step 100"
 
 
 def test_the_same_bits(tmp_path: Path) -> None:
@@ -121,7 +156,7 @@ def test_what_was_measured_later_is_none_of_the_training(tmp_path: Path) -> None
 def test_up_to_a_step_the_losses_alone_count(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a"), run(tmp_path / "b", {200: 1.5}, weights="def", cards=[])
     found = verdict(a, b, 150)
-    assert (str(found), found.compared) == ("bitwise", ("21 losses up to step 100",))
+    assert (str(found), found.compared) == ("bitwise up to step 100", ("21 losses up to step 100",))
     assert str(verdict(a, b, 200)) == "diverged between steps 100 and 200"
 
 

@@ -477,8 +477,8 @@ sys.stdout.flush()
             _, errors = process.communicate(timeout=120)
             lines.append(f"exit {time.monotonic() - closed}")
     assert process.returncode == 0, errors
-    for line in lines:
-        assert float(line.split()[1]) < SOON, lines
+    for line in lines:  # W&B's own wait for its server is longer than that
+        assert float(line.split()[1]) < 2 * SOON, lines
     assert "its server did not take the run (no answer within 3 s)" in errors
 
 

@@ -94,7 +94,7 @@ def test_the_cards_are_the_bounds_with_beta_one_averaged_over_images(
     file = tmp_path / "per_image.npz"
     seconds = whole_run.measure(parts, build_trainer(parts), file)
     protocol = whole_run.make_protocol(parts, "last")
-    cards = {card.metric: card for card in whole_run.make_cards(parts, file, file, protocol, seconds)}
+    cards = {card.metric: card for card in whole_run.make_cards(parts, file, protocol, seconds)}
     noise = [
         Noise(5).image_normal(Stream.posterior, Split.test, torch.arange(TEST), (k, D), repetition)
         for repetition, k in enumerate((draws, K))

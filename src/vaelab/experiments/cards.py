@@ -116,7 +116,8 @@ def card(
         num_images=e.num_images,
         estimator=number.estimator,
         num_samples=number.num_samples,
-        protocol={**protocol, **number.settings},
+        # images that a model makes are no other model's: no two runs have been measured on them
+        protocol={**protocol, **number.settings, **({"simulated_by": checkpoint} if number.split else {})},
         checkpoint=checkpoint,
         seconds=seconds,
         ess_median=None if ess is None else ess.median().item(),

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from vaelab.experiments.train import (
     make_protocol,
     measure,
 )
+from vaelab.loading import weights_digest
 from vaelab.runs import (
     Card,
     RunDirectory,
@@ -47,9 +48,9 @@ from vaelab.runs import (
 from vaelab.runs.cards import comparable, table
 from vaelab.runs.environment import versions
 from vaelab.runs.interruption import Interrupted, StopRequest
+from vaelab.runs.lock import held
 from vaelab.training import PerImageParts, TestProgress, Trainer, parts_progress
 from vaelab.training.arithmetic import full_float32
-from vaelab.training.checkpoints import file_digest
 
 CARDS, MISSING = "cards.json", "missing.json"
 THERE = "measured already; force=true measures anew"
@@ -85,15 +86,21 @@ def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> lis
         options = {**options, "run": _imported(elsewhere, asked, options)}
     stored = open_run(options, asked)
     ready = _ready(stored.parts, stored.selected_by, asked, options)
+    command = (
+        "the same command"
+        if elsewhere is None
+        else f"vae-evaluate run={stored.run.path}, with the other settings as typed,"
+    )
     if isinstance(asked, Diagnostic):
-        new, files = _looked_at(asked, stored, ready, options)
+        new, files = _looked_at(asked, stored, ready, options, command)
     else:
-        new, files = _measured(asked, stored, ready, options["force"])
+        new, files = _measured(asked, stored, ready, options["force"], command)
     if not is_main_process():
         return []
-    old = read_cards(stored.run.evaluation_file) if stored.run.evaluation_file.is_file() else []
-    kept = [card for card in old if all(comparable(card, other) for other in new)]
-    write_cards(stored.run.evaluation_file, [*kept, *new])
+    with held(stored.run.evaluations, wait=True):  # another evaluation may end at the same time
+        old = read_cards(stored.run.evaluation_file) if stored.run.evaluation_file.is_file() else []
+        kept = [card for card in old if all(comparable(card, other) for other in new)]
+        write_cards(stored.run.evaluation_file, [*kept, *new])
     Console().print(table(new))
     for path in (stored.run.evaluation_file, *files):
         print(path)
@@ -151,45 +158,66 @@ def _imported(elsewhere: Elsewhere, asked: Estimator | Diagnostic, options: dict
     return import_weights(elsewhere).path
 
 
-def _measured(asked: Estimator, stored: Stored, ready: Ready, force: bool) -> tuple[list[Card], list[Path]]:
+def _measured(
+    asked: Estimator, stored: Stored, ready: Ready, force: bool, command: str
+) -> tuple[list[Card], list[Path]]:
     """The cards of an estimator, and the file of the per-image values."""
     parts = stored.parts
     if parts.module.estimator.name != asked.name:
         print(f"no estimate of log p(x): a number labelled {parts.label} is no log-likelihood", flush=True)
     name = parts.module.estimator.name
-    folder = (
-        stored.run.path
-        / "evaluations"
-        / _folder_name(name, stored, ready.protocol, parts.config["estimator"])
-    )
+    folder = stored.run.evaluations / _folder_name(name, stored, ready.protocol, parts.config["estimator"])
     cards_file, per_image = folder / CARDS, folder / PER_IMAGE
-    if force and is_main_process():  # the values stay where they are, until there are others
-        cards_file.unlink(missing_ok=True)
-        PerImageParts(per_image.with_suffix("")).discard()
-    if cards_file.is_file():
-        print(THERE)
-        return read_cards(cards_file), [per_image]
-    ready.trainer.callbacks.append(TestProgress())  # pyright: ignore[reportAttributeAccessIssue]
-    with _one_of_several_processes(stored.run), _interruptible(per_image, force):
-        seconds = measure(parts, ready.trainer, per_image)
-        if not is_main_process():
-            return [], []
-    new = make_cards(parts, per_image, stored.checkpoint, ready.protocol, seconds, stored.warning)
-    write_cards(cards_file, new)
-    return new, [per_image]
+    with _of_one_command(folder):
+        if force and is_main_process():  # the values stay where they are, until there are others
+            cards_file.unlink(missing_ok=True)
+            PerImageParts(per_image.with_suffix("")).discard()
+        if cards_file.is_file():
+            print(THERE)
+            return read_cards(cards_file), [per_image]
+        ready.trainer.callbacks.append(TestProgress())  # pyright: ignore[reportAttributeAccessIssue]
+        command += " without force=true" if force else ""
+
+        def goes_on() -> str:
+            done = PerImageParts(per_image.with_suffix("")).read().get("index", ())
+            return f"{command} goes on from the {len(done)} images that are done, in {folder}"
+
+        with _one_of_several_processes(stored.run), _interruptible(goes_on):
+            seconds = measure(parts, ready.trainer, per_image)
+            if not is_main_process():
+                return [], []
+        new = make_cards(parts, per_image, ready.protocol, seconds, stored.warning)
+        write_cards(cards_file, new)
+        return new, [per_image]
+
+
+@contextmanager
+def _of_one_command(folder: Path) -> Iterator[None]:
+    """Two that measured the same would take each other's values for their own."""
+    if not is_main_process():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, "measured"):
+        yield
 
 
 def _looked_at(
-    asked: Diagnostic, stored: Stored, ready: Ready, options: dict[str, Any]
+    asked: Diagnostic, stored: Stored, ready: Ready, options: dict[str, Any], command: str
 ) -> tuple[list[Card], list[Path]]:
     """The cards of a diagnostic, and the files behind them."""
     subject = ready.subject
     assert subject is not None
-    with _settings_of(asked), full_float32(), parts_progress() as progress:
+    with (
+        _interruptible(lambda: f"{command} begins again, nothing of {asked.name} is kept before its end"),
+        _settings_of(asked),
+        full_float32(),
+        parts_progress() as progress,
+    ):
         instrument = asked.instrument(subject, progress)
         digest = None if instrument is None else instrument.digest
         name = _folder_name(asked.name, stored, ready.protocol, options["estimator"], instrument=digest)
-        folder = stored.run.path / "evaluations" / name
+        folder = stored.run.evaluations / name
         there = (folder / CARDS).is_file() and not options["force"]
         started = time.perf_counter()
         found = None if there else asked(subject, instrument, progress)
@@ -201,7 +229,10 @@ def _looked_at(
         if not found.numbers:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in found.missing.items())
             raise SettingError("estimator", asked.name, f"has no number for this model: {reasons}")
-        shared, weights = asked.protocol(ready.protocol), file_digest(stored.checkpoint)
+        shared, weights = (
+            asked.protocol(ready.protocol),
+            weights_digest(stored.parts.module.evaluated.state_dict()),
+        )
         made = (
             card(number, subject.split, shared, weights, seconds, stored.warning) for number in found.numbers
         )
@@ -249,7 +280,7 @@ def _folder_name(
         "numbers": NUMBERS,
         "version": versions().get("vaelab"),  # None where it runs from its source alone
         "seed": parts.module.noise.seed,
-        "weights": file_digest(stored.checkpoint),
+        "weights": weights_digest(parts.module.evaluated.state_dict()),
         "protocol": protocol,
         "estimator": settings,
         "images": None if index is None else len(index),
@@ -273,7 +304,8 @@ def _one_of_several_processes(run: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(per_image: Path, force: bool) -> Iterator[None]:
+def _interruptible(what_next: Callable[[], str]) -> Iterator[None]:
+    """``what_next`` says how what is interrupted goes on."""
     stop = StopRequest()
     try:
         with stop.watching():
@@ -282,7 +314,4 @@ def _interruptible(per_image: Path, force: bool) -> Iterator[None]:
         found = interruption(error, stop)
         assert found is not None
         status, text = found
-        command = "the same command without force=true" if force else "the same command"
-        done = len(PerImageParts(per_image.with_suffix("")).read().get("index", ()))
-        rule = f"{command} goes on from the {done} images that are done, in {per_image.parent}"
-        raise RunFailed(f"interrupted by {text}; {rule}", status) from error
+        raise RunFailed(f"interrupted by {text}; {what_next()}", status) from error

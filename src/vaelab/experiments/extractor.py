@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from vaelab.data import cache
 from vaelab.data.datasets import ImageData, Split
 from vaelab.errors import SettingError
 from vaelab.evidence.progress import Progress, told
+from vaelab.loading import weights_digest
 from vaelab.networks.lenet import LEAST_SIZE, MOST_CHANNELS, LeNet
 from vaelab.noise import Noise
 from vaelab.training.arithmetic import full_float32
@@ -38,7 +39,7 @@ class Extractor:
 
     Attributes:
         network: in evaluation mode, on the CPU, without gradients; ``network.features`` maps images ``[N, C, H, W]`` in [0, 1] to features ``[N, 84]``.
-        digest: SHA-256 of its weights: names, shapes and values.
+        digest: SHA-256 of its weights, see :func:`vaelab.loading.weights_digest`.
         accuracy: share of the test images that it classifies rightly.
         data: identity of the data that it was trained on.
         recipe: version of the recipe.
@@ -73,7 +74,9 @@ def extractor(images: ImageData, data_dir: str | Path, progress: Progress | None
         if (kept := _read(path, images, num_classes)) is not None:
             return kept
     network = train(images, num_classes, progress)
-    made = Extractor(network, digest(network.state_dict()), accuracy(network, images), images.identity)
+    made = Extractor(
+        network, weights_digest(network.state_dict()), accuracy(network, images), images.identity
+    )
     _publish(made, name, Path(data_dir).expanduser().absolute(), places)
     return made
 
@@ -102,15 +105,6 @@ def accuracy(network: LeNet, images: ImageData) -> float:
     test: Split = images.test
     right = [network(_unit(x, images)).argmax(1) == y for x, y in zip(test.x.split(1000), test.y.split(1000))]
     return torch.cat(right).double().mean().item()
-
-
-def digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values, in the order of the names."""
-    sha256 = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        sha256.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        sha256.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return sha256.hexdigest()
 
 
 def check_data(images: ImageData) -> int:
@@ -168,7 +162,7 @@ def _read(path: Path, images: ImageData, num_classes: int) -> Extractor | None:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
         network = LeNet(images.image_shape, num_classes)
         network.load_state_dict(weights)
-        if digest(weights) != record["digest"] or record["data"] != images.identity:
+        if weights_digest(weights) != record["digest"] or record["data"] != images.identity:
             raise ValueError("the weights are not those of its record")
         return Extractor(
             network.eval().requires_grad_(False),

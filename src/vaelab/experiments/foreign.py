@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -104,9 +102,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SettingError("weights", path, "no such file") from None
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SettingError("weights", path, f"holds no tensors that can be read safely ({first})") from None
+    except Exception as error:  # torch raises many kinds; whatever it is, the file cannot be used
+        reason = next(iter(str(error).strip().splitlines()), "")
+        rule = f"holds no tensors that can be read safely ({type(error).__name__}: {reason})"
+        raise SettingError("weights", path, rule) from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -72,16 +72,23 @@ def interruption(error: BaseException, stop: StopRequest) -> tuple[int, str] | N
         return error.exit_status, str(error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return CTRL_C, "Ctrl-C"
-    if stop.signum is not None:  # a rank that was told, too, has ended before this one
+    # a rank that was told, too, has ended before this one; a disk that is full is no such thing
+    if stop.signum is not None and not isinstance(error, OSError):
         told = Interrupted(stop.signum)
         return told.exit_status, str(told)
     return None
 
 
 def _end(run: RunDirectory, ending: Ending, status: Status, exit_status: int, error: str | None) -> None:
+    def write_manifest() -> None:
+        if run.manifest_file.is_file():
+            complete_manifest(run, status)
+
+    if status is Status.COMPLETED:  # said last, when it is true of everything
+        write_manifest()
     write_status(run.status_file, status, exit_status=exit_status, error=error)
-    if run.manifest_file.is_file():
-        complete_manifest(run, status)
+    if status is not Status.COMPLETED:
+        write_manifest()
     for action in ending.actions:
         action(exit_status)
 

@@ -27,12 +27,13 @@ from vaelab.runs import (
     Status,
     complete_manifest,
     drift,
-    read_manifest,
     read_status,
     recorded_data,
 )
 from vaelab.runs.drift import Drift
 from vaelab.runs.environment import intra_op
+from vaelab.runs.lock import held
+from vaelab.runs.manifest import whole_manifest
 from vaelab.runs.status import is_live, seconds_since, utc_now
 from vaelab.runs.worktree import is_here
 from vaelab.training import Trainer
@@ -55,7 +56,14 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     """
     prepare_process()
     run = RunDirectory.open(directory)
-    config, manifest = stored_config(run), read_manifest(run)
+    if not is_main_process():
+        return _resume(run, data_dir)
+    with held(run.path, "carried out"):
+        return _resume(run, data_dir)
+
+
+def _resume(run: RunDirectory, data_dir: str | None) -> Result:
+    config, manifest = stored_config(run), whole_manifest(run.manifest_file)
     if is_main_process():
         _refuse(run)
     find_data(config, data_dir)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import save
 
 from vaelab import figures
 from vaelab.build import build
@@ -28,7 +27,7 @@ from vaelab.experiments.parent import Parent
 from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
 from vaelab.experiments.request import Request
 from vaelab.experiments.screen import banner, descent, heading, model_table, quiet_lightning
-from vaelab.loading import give_weights
+from vaelab.loading import give_weights, weights_bytes, weights_digest
 from vaelab.runs import (
     Card,
     ConsoleLog,
@@ -45,7 +44,9 @@ from vaelab.runs import (
 )
 from vaelab.runs.cards import table
 from vaelab.runs.interruption import Interrupted, StopRequest
+from vaelab.runs.lock import held
 from vaelab.runs.manifest import missing
+from vaelab.runs.metrics import OWN
 from vaelab.runs.metrics import read as read_metrics
 from vaelab.runs.status import Status
 from vaelab.training import (
@@ -126,7 +127,8 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
         if parent is not None:
             Console().print(descent(parts, parent))
 
-    return carry_out(parts, trainer, run, begin, token_hex(8))
+    with held(run.path, "carried out"):
+        return carry_out(parts, trainer, run, begin, token_hex(8))
 
 
 def prepare_process() -> None:
@@ -390,7 +392,7 @@ def _cards(parts: Parts, run: RunDirectory, checkpoints: Checkpoints, seconds: f
     data = read_manifest(run)["data"]
     warning = fallback_warning(data["requested"], data["actual"]) if data["fallback_reason"] else None
     protocol = make_protocol(parts, how)
-    numbers = make_cards(parts, run.path / PER_IMAGE, checkpoints.selected, protocol, seconds, warning)
+    numbers = make_cards(parts, run.path / PER_IMAGE, protocol, seconds, warning)
     write_cards(run.evaluation_file, numbers)
     return numbers
 
@@ -404,7 +406,6 @@ def make_protocol(parts: Parts, selected_by: str) -> dict[str, Any]:
 def make_cards(
     parts: Parts,
     per_image: Path,
-    checkpoint: Path,
     protocol: dict[str, Any],
     seconds: float,
     warning: str | None = None,
@@ -422,7 +423,7 @@ def make_cards(
         split=parts.data.tested.split,
         protocol=protocol,
         num_pixels=int(np.prod(parts.data.image_shape)),
-        checkpoint=file_digest(checkpoint),
+        checkpoint=weights_digest(parts.module.evaluated.state_dict()),
         seconds=seconds,
         closed_form=parts.module.objective.traits.closed_form_kl,
         warning=warning,
@@ -440,10 +441,7 @@ def _finish(
 ) -> None:
     """Weights, pictures, and the numbers in every logger."""
     module = parts.module
-    weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in module.evaluated.state_dict().items()
-    }
-    write_atomically(run.weights_file, save(weights, metadata={"format": "pt"}))
+    write_atomically(run.weights_file, weights_bytes(module.evaluated.state_dict()))
     metrics = {f"{card.split}/{card.metric}": card.value for card in numbers}
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=step)
@@ -462,11 +460,12 @@ def _finish(
             path.name: file_digest(path) for path in (checkpoints.last, checkpoints.best) if path.is_file()
         },
         weights=file_digest(run.weights_file),
+        cards=[card.to_dict() for card in numbers],
     )
 
 
 def draw_pictures(artist: Artist, run: RunDirectory, folder: Path, best_step: int | None) -> list[Path]:
     """Every picture of a run, into ``folder``. Returns the files."""
-    rows = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []  # weights from elsewhere
+    rows = read_metrics(run.metrics_file, OWN) if run.metrics_file.is_file() else []  # weights from elsewhere
     pictures = draw(artist, rows, best_step)
     return [figures.save(figure, folder / f"{name}.png") for name, figure in pictures.items()]

@@ -141,8 +141,13 @@ def read_cards(path: Path) -> list[Card]:
         or not isinstance(content.get("cards"), list)
     ):
         raise SettingError("run", path, f"holds no number cards of schema {SCHEMA}")
+    return cards_from(content["cards"], path)
+
+
+def cards_from(records: Sequence[Any], path: Path) -> list[Card]:
+    """Cards of records in the file at ``path``. Raises SettingError("run") for what is none."""
     try:
-        return [Card.from_dict(card) for card in content["cards"]]
+        return [Card.from_dict(card) for card in records]
     except (TypeError, ValueError, OverflowError) as error:  # the last one: so many images as infinity
         raise SettingError("run", path, f"holds a card that cannot be read ({error})") from None
 

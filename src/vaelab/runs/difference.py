@@ -14,7 +14,9 @@ from rich.text import Text
 
 from vaelab.errors import SettingError
 from vaelab.runs import cards as number_cards
+from vaelab.runs import drift
 from vaelab.runs.cards import Card, comparable, decimals, measurement, plus_minus, printable, shown, typed
+from vaelab.runs.manifest import whole_manifest
 from vaelab.runs.per_image import per_image
 from vaelab.runs.selection import Selection, contrast, distinction, heading
 from vaelab.runs.side_by_side import printable_lines
@@ -68,6 +70,7 @@ class Comparison:
 
     Attributes:
         a, b: the runs.
+        environment: code, versions, machine, device: what is not the same in both records, None where one of them cannot be read.
         settings: dotted key -> the two values, :data:`ABSENT` where a run has no such setting; None where a
             configuration could not be read.
         differences: of the cards that can be compared, in the order of A.
@@ -76,6 +79,7 @@ class Comparison:
 
     a: Row
     b: Row
+    environment: tuple[drift.Row, ...] | None
     settings: Mapping[str, tuple[Any, Any]] | None
     differences: tuple[Difference, ...]
     alone: tuple[Alone, ...]
@@ -107,7 +111,7 @@ def compare(a: Row, b: Row, selection: Selection, *, force: bool = False) -> Com
         for card in own
         if id(card) not in taken
     ]
-    return Comparison(a, b, _settings(a, b), tuple(found), tuple(alone))
+    return Comparison(a, b, _environment(a, b), _settings(a, b), tuple(found), tuple(alone))
 
 
 def render(comparison: Comparison, *, force: bool) -> RenderableType:
@@ -125,6 +129,12 @@ def render(comparison: Comparison, *, force: bool) -> RenderableType:
         parts.append(_settings_table(comparison.settings))
     else:
         parts.append(Text("no setting differs"))
+    if comparison.environment is None:
+        parts.append(Text("code and environment cannot be compared"))
+    elif comparison.environment:
+        parts.append(drift.table(comparison.environment, "code and environment", ("A", "B")))
+    else:
+        parts.append(Text("code and environment are the same"))
     parts += _difference_tables(comparison.differences)
     for name, row in rows.items():
         if not row.cards:
@@ -149,6 +159,12 @@ def as_json(comparison: Comparison, *, force: bool) -> dict[str, Any]:
             key: {name: value for name, value in zip("ab", pair) if value is not ABSENT}
             for key, pair in settings.items()
         },
+        "environment": None
+        if comparison.environment is None
+        else [
+            {"what": row.what, "a": row.recorded, "b": row.here, "drift": row.drift.value}
+            for row in comparison.environment
+        ],
         "differences": [
             {
                 "metric": one.a.metric,
@@ -194,6 +210,22 @@ def _difference(a: Row, b: Row, x: Card, y: Card) -> Difference:
 def _nearest(card: Card, others: Sequence[Card]) -> tuple[str, ...]:
     lists = [comparable(card, other) for other in others if other.metric == card.metric]
     return tuple(min(lists, key=len)) if lists else ()
+
+
+def _environment(a: Row, b: Row) -> tuple[drift.Row, ...] | None:
+    """What is not the same in the records of two runs; threads, data and all, but for what the settings say."""
+    try:
+        x, y = (whole_manifest(row.path / "manifest.json") for row in (a, b))
+    except SettingError:
+        return None
+    sources = [(manifest.get("code") or {}).get("package", {}).get("source") for manifest in (x, y)]
+    is_same = sources[0] == sources[1] if all(sources) else drift.code_words(x) == drift.code_words(y)
+    rows = [
+        drift.code_row(x, y, is_same),
+        *drift.environment_rows(x, y),
+        *drift.device_rows(x, y),
+    ]
+    return tuple(row for row in rows if row.drift is not drift.Drift.SAME)
 
 
 def _settings(a: Row, b: Row) -> dict[str, tuple[Any, Any]] | None:

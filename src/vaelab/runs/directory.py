@@ -89,6 +89,11 @@ class RunDirectory:
         return self.checkpoints / "best.ckpt"
 
     @property
+    def evaluations(self) -> Path:
+        """A folder for each later evaluation."""
+        return self.path / "evaluations"
+
+    @property
     def code(self) -> Path:
         """What the working tree had beyond its commit."""
         return self.path / "code"

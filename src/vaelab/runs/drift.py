@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -81,8 +81,8 @@ def code_words(manifest: Mapping[str, Any]) -> str:
 def environment_rows(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Row]:
     """Lock, versions, machine, variables, threads. ``here`` holds what a manifest would."""
     rows = [_plain("lock", _digest(recorded.get("lock")), _digest(here.get("lock")), Drift.COMPATIBLE)]
-    rows += _versions(recorded.get("versions") or {}, here["versions"])
-    rows += _machine(recorded.get("platform") or {}, here["platform"])
+    rows += _versions(recorded.get("versions") or {}, here.get("versions") or {})
+    rows += _machine(recorded.get("platform") or {}, here.get("platform") or {})
     return rows
 
 
@@ -129,10 +129,10 @@ def device_rows(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Ro
     return rows
 
 
-def table(rows: list[Row], title: str) -> Table:
-    """The rows as the screen shows them."""
+def table(rows: Sequence[Row], title: str, names: tuple[str, str] = ("on record", "here")) -> Table:
+    """The rows as the screen shows them, with ``names`` for the two sides."""
     grid = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
-    for name in ("", "on record", "here", ""):
+    for name in ("", *names, ""):
         grid.add_column(name, overflow="fold")
     for row in rows:
         cells = [Text(printable(text)) for text in (row.what, row.recorded, row.here)]
@@ -188,7 +188,9 @@ def _machine(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[R
         yield _plain(what, known, found, Drift.DIFFERENT if what == "system" else Drift.COMPATIBLE)
 
 
-def _device(device: Mapping[str, Any]) -> str:
+def _device(device: Mapping[str, Any]) -> str | None:
+    if "kind" not in device:
+        return None
     name = f" {device['name']}" if device.get("name") else ""
     return f"{device.get('number', 1)} x {device['kind']}{name}"
 

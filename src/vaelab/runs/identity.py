@@ -56,17 +56,31 @@ def config_hash(config: Mapping[str, Any], parent_weights: str | None = None) ->
         config: resolved, primitives only.
         parent_weights: SHA-256 of the weights that the run starts from; it stands for ``init_from``, the directory that they are in.
     """
-    counted = dict(config)
+    found = counted(config)
     if parent_weights is not None:
-        counted["init_from"] = {"weights": parent_weights}
-    if isinstance(counted.get("callbacks"), Mapping):
-        counted["callbacks"] = {
+        found["init_from"] = {"weights": parent_weights}
+    return {"schema": SCHEMA, "sha256": hashlib.sha256(canonical(found).encode()).hexdigest()}
+
+
+def counted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a configuration that can change a number."""
+    found = dict(config)
+    if isinstance(found.get("callbacks"), Mapping):
+        found["callbacks"] = {
             name: node
-            for name, node in counted["callbacks"].items()
+            for name, node in found["callbacks"].items()
             if node is not None and not (isinstance(node, Mapping) and node.get("_target_") in SHOWING)
         }
-    counted = _without(counted, [key.split(".") for key in IGNORED])
-    return {"schema": SCHEMA, "sha256": hashlib.sha256(canonical(counted).encode()).hexdigest()}
+    return _without(found, [key.split(".") for key in IGNORED])
+
+
+def is_ignored(key: str) -> bool:
+    """Whether a setting, by its full name, is one that changes no number.
+
+    >>> is_ignored("logger.project"), is_ignored("trainer.devices"), is_ignored("optimizer.lr")
+    (True, True, False)
+    """
+    return any(key == name or key.startswith(f"{name}.") for name in IGNORED)
 
 
 def canonical(value: Any) -> str:

@@ -23,6 +23,16 @@ from vaelab.runs.status import Status, utc_now
 
 SCHEMA = 2
 READ = (1, 2)  # schemas
+#: what it takes to go on with a run or to make it again: in every manifest, of these types
+NEEDED = {
+    "status": str,
+    "data": dict,
+    "device": dict,
+    "threads": (int, dict),
+    "precision": str,
+    "git": (dict, type(None)),
+    "tracker": (dict, type(None)),
+}
 
 
 def start_manifest(
@@ -133,6 +143,14 @@ def manifest_at(path: Path) -> dict[str, Any]:
         found = manifest.get("schema") if isinstance(manifest, dict) else None
         known = " and ".join(map(str, READ))
         raise SettingError("run", path, f"is a manifest of schema {found}; this version reads {known}")
+    return manifest
+
+
+def whole_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a file, of which nothing is missing that it takes to go on with a run or to make it again; see :func:`read_manifest`."""
+    manifest = manifest_at(path)
+    if lacking := [name for name, kind in NEEDED.items() if not isinstance(manifest.get(name, ...), kind)]:
+        raise SettingError("run", path, f"lacks {', '.join(lacking)}, or holds something else there")
     return manifest
 
 

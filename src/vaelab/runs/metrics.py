@@ -8,10 +8,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from vaelab.errors import SettingError
 from vaelab.runs.files import read_regular, write_atomically
 
 STEP = "step"
-MOST = 64 << 20  #: bytes of a metrics file: a hundred thousand rows of thirty metrics
+MOST = 64 << 20  #: bytes of a metrics file from anywhere: a hundred thousand rows of thirty metrics
+OWN = 1 << 40  #: of one that this process goes on with: what a run has logged it can read
 
 
 class MetricsWriter:
@@ -27,6 +29,10 @@ class MetricsWriter:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._load()
+
+    def flush(self) -> None:
+        """Have what was logged on the disk, and not only with the system: as much as a checkpoint that is written next knows of."""
+        os.fsync(self._file)
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
         """Log ``values`` at ``step``. Raises ValueError for a step below the last one and for a key CSV
@@ -58,7 +64,7 @@ class MetricsWriter:
         """Cut the file back to the rows up to and including ``step`` (before a resumed run logs the later
         ones again).
         """
-        rows = [row for row in read(self.path) if row[STEP] <= step]
+        rows = [row for row in read(self.path, OWN) if row[STEP] <= step]
         self._rewrite(rows)
 
     def close(self) -> None:
@@ -83,7 +89,7 @@ class MetricsWriter:
         elif len(whole) < len(content):
             os.ftruncate(self._file, len(whole))
         self._columns = next(csv.reader(io.StringIO(whole.decode())))[1:]
-        rows = read(self.path)
+        rows = read(self.path, OWN)
         self._row: dict[str, float] = rows[-1] if rows else {}
         self._end = len(whole)
         self._start = whole.rfind(b"\n", 0, -1) + 1 if rows else self._end  # where the last row begins
@@ -92,7 +98,7 @@ class MetricsWriter:
         """A metric seen for the first time: the file is replaced by one with a wider header."""
         if not keys:
             return
-        rows = read(self.path)
+        rows = read(self.path, OWN)
         self._columns += keys
         self._rewrite(rows)
 
@@ -114,29 +120,31 @@ class MetricsWriter:
         return (",".join([str(int(row[STEP])), *cells]) + "\n").encode()
 
 
-def read(path: Path | str) -> list[dict[str, float]]:
-    """The rows of a metrics file, in order of step: ``{"step": 50, "train/elbo": -120.3, ...}``, without the
-    empty cells.
+def read(path: Path | str, most: int = MOST) -> list[dict[str, float]]:
+    """The rows of a metrics file of at most ``most`` bytes, in order of step: ``{"step": 50, "train/elbo": -120.3, ...}``,
+    without the empty cells.
 
-    A torn last line is left out. Raises FileNotFoundError, and ValueError for a file that is not one of ours.
+    A torn last line is left out. Raises FileNotFoundError, and SettingError("run") for a file that is not one of ours.
     """
     try:
-        return _rows(path, read_regular(path, MOST))
-    except csv.Error as error:
-        raise ValueError(f"{path}: {error}") from None
+        return _rows(read_regular(path, most))
+    except SettingError:
+        raise
+    except (csv.Error, ValueError) as error:
+        raise SettingError("run", path, f"is not a table of metrics ({error})") from None
 
 
-def _rows(path: Path | str, content: bytes) -> list[dict[str, float]]:
+def _rows(content: bytes) -> list[dict[str, float]]:
     lines = csv.reader(io.StringIO(content[: content.rfind(b"\n") + 1].decode()))
     header = next(lines, None)
     if not header:
         return []
     if header[0] != STEP:
-        raise ValueError(f"{path}: the first column is {header[0]!r}, not {STEP!r}")
+        raise ValueError(f"the first column is {header[0]!r}, not {STEP!r}")
     rows = []
     for cells in lines:
         if len(cells) != len(header):
-            raise ValueError(f"{path}, line {lines.line_num}: {len(cells)} cells for {len(header)} columns")
+            raise ValueError(f"line {lines.line_num}: {len(cells)} cells for {len(header)} columns")
         row: dict[str, float] = {
             key: float(cell) for key, cell in zip(header[1:], cells[1:], strict=True) if cell
         }

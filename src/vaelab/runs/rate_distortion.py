@@ -15,8 +15,9 @@ from rich.text import Text
 
 from vaelab.errors import SettingError
 from vaelab.runs.cards import Card, comparable, plus_minus, printable
+from vaelab.runs.identity import counted
 from vaelab.runs.selection import Selection
-from vaelab.runs.table import QUIET, Row, flatten
+from vaelab.runs.table import Row, flatten
 
 BETA = "objective.beta"
 
@@ -138,8 +139,8 @@ def _beta(row: Row) -> float:
 
 def _other_settings(a: Row, b: Row) -> list[str]:
     """Settings beside beta that could move the number."""
-    x, y = flatten(a.config), flatten(b.config)
-    names = [name for name in sorted({*x, *y}) if name != BETA and name.partition(".")[0] not in QUIET]
+    x, y = flatten(counted(a.config)), flatten(counted(b.config))
+    names = sorted({*x, *y} - {BETA, "seed"})
     return [name for name in names if name not in x or name not in y or x[name] != y[name]]
 
 

@@ -11,7 +11,7 @@ from vaelab.errors import SettingError
 from vaelab.runs import metrics
 from vaelab.runs.config import config_at, read_config
 from vaelab.runs.directory import RunDirectory
-from vaelab.runs.manifest import manifest_at
+from vaelab.runs.manifest import whole_manifest
 from vaelab.runs.status import Status
 
 #: the names of manifest and configuration among a tracker's files
@@ -48,10 +48,11 @@ class Record:
                 for name in (TRACKER_MANIFEST, TRACKER_CONFIG):
                     if (folder / name).is_symlink():
                         raise SettingError("run", folder / name, "is a link, which no copy of ours is")
-                manifest, config = manifest_at(folder / TRACKER_MANIFEST), config_at(folder / TRACKER_CONFIG)
+                manifest = whole_manifest(folder / TRACKER_MANIFEST)
+                config = config_at(folder / TRACKER_CONFIG)
                 return cls(folder, None, manifest, config, _in_manifest(manifest))
         run = RunDirectory.open(directory)
-        manifest, config = manifest_at(run.manifest_file), read_config(run)
+        manifest, config = whole_manifest(run.manifest_file), read_config(run)
         written = run.fingerprint_file.is_file()  # by a run that was killed, too
         return cls(run.path, run, manifest, config, _in_file(run) if written else _in_manifest(manifest))
 
@@ -66,7 +67,10 @@ class Record:
 
 
 def _in_file(run: RunDirectory) -> dict[int, float]:
-    return {int(row[metrics.STEP]): row["loss"] for row in metrics.read(run.fingerprint_file)}
+    rows = metrics.read(run.fingerprint_file)
+    if any("loss" not in row for row in rows):
+        raise SettingError("run", run.fingerprint_file, "has steps without a loss")
+    return {int(row[metrics.STEP]): row["loss"] for row in rows}
 
 
 def _in_manifest(manifest: Mapping[str, Any]) -> dict[int, float]:

@@ -22,6 +22,7 @@ from vaelab.runs.cards import Card, printable, read_cards, typed
 from vaelab.runs.containment import check_contained
 from vaelab.runs.directory import RunDirectory
 from vaelab.runs.files import read_yaml
+from vaelab.runs.identity import is_ignored
 from vaelab.runs.manifest import read_manifest
 from vaelab.runs.status import Status, StatusRecord, is_live, read_status, seconds_since
 
@@ -29,16 +30,7 @@ from vaelab.runs.status import Status, StatusRecord, is_live, read_status, secon
 SHOWN = ("elbo", "nll")
 #: estimators that a column does not name
 USUAL = ("elbo", "importance")
-QUIET = (
-    "seed",
-    "name",
-    "tags",
-    "paths",
-    "hydra",
-    "logger",
-    "run",
-    "callbacks",
-)  # say nothing about the number
+REPEATS = ("seed", "run")  # say that it is another run, not that it is of another kind
 #: says that it is running, and is not
 DEAD = "dead"
 SCORE = {"name": "val/elbo", "mode": "max"}
@@ -384,6 +376,5 @@ def flatten(config: Any, prefix: str = "", depth: int = 20) -> dict[str, Any]:
 
 
 def _quiet(key: str) -> bool:
-    return key.partition("=")[0].partition(".")[0].partition("/")[0] in QUIET or key.startswith(
-        "trainer.enable_progress"
-    )
+    name = key.partition("=")[0].replace("/", ".")
+    return name.partition(".")[0] in REPEATS or is_ignored(name)

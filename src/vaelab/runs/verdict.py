@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from vaelab.runs.cards import Card, comparable, read_cards
+from vaelab.runs.cards import Card, cards_from, comparable, read_cards
 from vaelab.runs.equality import rows, unequal
 from vaelab.runs.record import Record
 
@@ -48,6 +48,7 @@ class Verdict:
         largest: relative difference of losses, the largest; 0.0 where all are the same bits.
         largest_step: where that is.
         lines: what differs, a line each: bits too, where the agreement is within tolerance.
+        losses_only: nothing but the losses of the first steps was compared.
     """
 
     agreement: Agreement
@@ -58,10 +59,11 @@ class Verdict:
     largest: float
     largest_step: int | None
     lines: tuple[str, ...]
+    losses_only: bool
 
     def __str__(self) -> str:
         if self.agreement is not Agreement.DIVERGED:
-            return str(self.agreement)
+            return f"{self.agreement} up to step {self.last}" if self.losses_only else str(self.agreement)
         if self.first is None:
             return f"diverged in other numbers than the losses up to step {self.last}"
         return f"diverged between steps {self.last} and {self.first}"
@@ -119,6 +121,7 @@ def judge(recorded: Record, again: Record, steps: int | None = None) -> Verdict:
         0.0 if largest_step is None else apart[largest_step],
         largest_step,
         tuple(lines),
+        losses_only=steps is not None,
     )
 
 
@@ -188,11 +191,10 @@ def _metrics(recorded: Record, again: Record) -> Part:
 
 def _cards(recorded: Record, again: Record) -> Part:
     """Those of the run that was made again: what was measured later of the recorded one is none of its training."""
-    if recorded.run is None or not recorded.run.evaluation_file.is_file():
+    known, mine = _of_the_training(recorded), _of_the_training(again)
+    if known is None or mine is None:
         return [], ["cards"], [], False
-    assert again.run is not None
-    known, lines, far, compared = read_cards(recorded.run.evaluation_file), [], False, []
-    mine = read_cards(again.run.evaluation_file)
+    lines, far, compared = [], False, []
     bound = max((abs(card.value) for card in mine if card.metric in ("elbo", "nll")), default=0.0)
     lacking = []
     for card in mine:
@@ -206,6 +208,15 @@ def _cards(recorded: Record, again: Record) -> Part:
         lines += map(str, found)
         far = far or (bool(found) and not _close(other, card, bound))
     return [f"cards {', '.join(compared)}"] if compared else [], lacking, lines, far
+
+
+def _of_the_training(record: Record) -> list[Card] | None:
+    """The cards that the end of a training made, which a later evaluation may have replaced in ``evaluation.json``."""
+    if (cards := record.manifest.get("cards")) is not None:
+        return cards_from(cards, record.path)
+    if record.run is None or not record.run.evaluation_file.is_file():  # an earlier record has no others
+        return None
+    return read_cards(record.run.evaluation_file)
 
 
 def _close(a: Card, b: Card, bound: float) -> bool:

@@ -54,6 +54,11 @@ class MetricsFile(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The configuration has a file of its own."""
 
+    def save(self) -> None:
+        """Have the rows on the disk: a checkpoint that outlives a power cut must not know of more than they do."""
+        if self._writer is not None:
+            self._writer.flush()
+
     def finalize(self, status: str) -> None:
         """Every row is in the file already; another process may go on from here (a forked rank 0 and its parent)."""
         if self._writer is not None:

@@ -360,6 +360,8 @@ class VAEModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._write_losses()
         trainer = self.trainer
+        for logger in (*trainer.loggers, *([] if self.fingerprint is None else [self.fingerprint])):
+            logger.save()
         of_ranks = self._sums.new_zeros(trainer.world_size, len(self._sums))
         of_ranks[self.global_rank] = self._sums
         of_ranks = trainer.strategy.reduce(of_ranks, reduce_op="sum")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import vaelab
 from vaelab.errors import RunFailed
 from vaelab.experiments.doctor.finding import Finding, ok, wrong
 from vaelab.experiments.reproduce import carry_out, environment
+from vaelab.loading import weights_digest
 from vaelab.runs import RunDirectory
 from vaelab.runs.cards import typed as typed_value
 from vaelab.runs.equality import unequal
@@ -262,15 +260,6 @@ def _outcome(run: RunDirectory, config: Mapping[str, Any]) -> Outcome:
     speed = read(run.metrics_file)[-1]["time/images_per_second"]
     images = config["data"]["batch_size"] * config["optimizer"].get("accumulate", 1)
     return Outcome(record, 1000 * images / speed)
-
-
-def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and bits."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _last_line(screen: Path) -> str:
