@@ -117,7 +117,7 @@ def test_the_cards_are_the_per_image_values_averaged(finished: Result) -> None:
     assert cards["nll"].protocol["label"] == "nll"
     assert cards["nll"].bits_per_dim == pytest.approx(cards["nll"].value / 64 / np.log(2))
     assert cards["rate"].se_mc is None, "the closed form draws nothing"
-    assert {card.checkpoint for card in cards.values()} == {read_manifest(run)["checkpoints"]["best.ckpt"]}
+    assert {card.checkpoint for card in cards.values()} == {read_manifest(run)["weights"]}
 
 
 def test_metrics_hold_training_validation_and_test(finished: Result) -> None:

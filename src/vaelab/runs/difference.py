@@ -225,7 +225,7 @@ def _environment(a: Row, b: Row) -> tuple[drift.Row, ...] | None:
         *drift.environment_rows(x, y),
         *drift.device_rows(x, y),
     ]
-    return tuple(row for row in rows if row.drift is not drift.Drift.SAME)
+    return tuple(row for row in rows if row.drift is not drift.Drift.SAME and (row.recorded or row.here))
 
 
 def _settings(a: Row, b: Row) -> dict[str, tuple[Any, Any]] | None:
