@@ -20,6 +20,7 @@ from torture_damage import said, trained
 
 TITLE = "Asked to stop"
 SECONDS = 10.0
+BATCH = 3  # of an evaluation, in which the signal comes: two are done
 #: what is going on when the signal comes
 MOMENTS = {
     "a step of the training": "vaelab.training.step.OptimisationStep.__call__",
@@ -148,8 +149,9 @@ def evaluation(whole: Path, logs: Path) -> tuple[float, str | None]:
         with initialize_config_dir(str(config_directory("evaluate")), version_base="1.3"):
             overrides = [
                 f"run={directory}",
-                "estimator=elbo",
-                "estimator.repetitions=7",
+                "estimator=importance",  # of few images at once
+                "estimator.num_samples=2000",
+                "num_images=300",
                 "binarize=threshold",
             ]
             return OmegaConf.to_container(compose("evaluate", overrides=overrides), resolve=True)
@@ -166,13 +168,16 @@ def evaluation(whole: Path, logs: Path) -> tuple[float, str | None]:
 
         return task
 
-    status, seconds = timed(evaluated(options(run), 1), logs)
+    status, seconds = timed(evaluated(options(run), BATCH), logs)
     if status != 75:
         return seconds, f"exit status {status}: {(logs / 'log').read_text()[-300:]}"
     for directory in (run, undisturbed):
         status = waited(forked(evaluated(options(directory), None), logs / "log"))
+        said = (logs / "log").read_text()
         if status != 0:
-            return seconds, f"again: exit status {status}: {(logs / 'log').read_text()[-300:]}"
+            return seconds, f"again: exit status {status}: {said[-300:]}"
+        if directory == run and " images are measured already, " not in said:
+            return seconds, "what was done was done again"
     values = [
         [card["value"] for card in json.loads((directory / "evaluation.json").read_text())["cards"]]
         for directory in (run, undisturbed)
