@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from vaelab.build import PARTS, DataShape, build_model
 from vaelab.errors import SettingError, integer
-from vaelab.runs import RunDirectory, read_config, recorded_data
+from vaelab.runs import RunDirectory, read_config, read_manifest, recorded_data
+from vaelab.runs.files import file_digest
 
 
 def load_model(directory: Path) -> nn.Module:
@@ -27,9 +28,16 @@ def load_model(directory: Path) -> nn.Module:
         )
     model = build_model(config, data_shape(run))
     if not run.weights_file.is_file():
-        raise SettingError("run", directory, "has no model.safetensors: the run did not complete")
+        raise SettingError("run", directory, without_weights(run))
     give_weights(model, read_weights(run), run.weights_file)
     return model.eval()
+
+
+def without_weights(run: RunDirectory) -> str:
+    """Why a run has no ``model.safetensors``, in words that end a refusal."""
+    if read_manifest(run).get("weights") is not None:
+        return "has lost its model.safetensors, which is on record"
+    return f"has no model.safetensors: it did not complete; vae-resume {run.path} goes on with it"
 
 
 def data_shape(run: RunDirectory) -> DataShape:
@@ -61,13 +69,18 @@ def read_weights(run: RunDirectory, setting: str = "run") -> dict[str, Tensor]:
     """The selected weights of a run, by name: tensors, and nothing that is executed.
 
     Raises:
-        SettingError: of the ``setting`` that names the run, for a file that holds anything else.
+        SettingError: of the ``setting`` that names the run, for a file that holds anything else, or is not the one on record.
     """
     try:
-        return load_file(run.weights_file)
+        weights = load_file(run.weights_file)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         rule = f"holds no weights that can be read safely ({_first_line(error)})"
         raise SettingError(setting, run.weights_file, rule) from None
+    recorded = read_manifest(run).get("weights")  # an interrupted run has none
+    if recorded is not None and file_digest(run.weights_file) != recorded:
+        rule = "is damaged: its SHA-256 is not the recorded one"
+        raise SettingError(setting, run.weights_file, rule)
+    return weights
 
 
 def give_weights(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:

@@ -27,8 +27,9 @@ from vaelab.experiments import stored
 from vaelab.experiments.train import train
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.noise import Noise, Split, Stream
-from vaelab.runs import Card, Status, read_cards, write_status
+from vaelab.runs import Card, Status, read_cards, read_json, write_json, write_status
 from vaelab.runs.cards import comparable
+from vaelab.runs.files import file_digest
 from vaelab.runs.lock import held
 from vaelab.training import progress
 from vaelab.training.arithmetic import SETTINGS
@@ -346,6 +347,8 @@ def test_images_that_a_model_makes_are_no_other_models(run: Path, compose: Compo
     other = copied(run, tmp_path / "b")
     weights = {name: tensor * 1.01 for name, tensor in load_file(other / "model.safetensors").items()}
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    manifest = read_json(other / "manifest.json")
+    write_json(other / "manifest.json", {**manifest, "weights": file_digest(other / "model.safetensors")})
     shutil.rmtree(other / "checkpoints")
     second = measured(other, compose, *asked)[1]
     for a, b in zip(first, second, strict=True):
@@ -378,7 +381,27 @@ def test_what_is_measured_of_a_run_that_is_not_complete_says_so(
     write_status(place / "status.json", Status.INTERRUPTED, exit_status=75)
     shutil.rmtree(place / "evaluations")
     (warning,) = {card.warning for card in measured(place, compose, *asked)[1]}
-    assert warning == "of a run that is not complete, as it stands"
+    assert warning is not None
+    assert warning.startswith("of a run that is not complete, as it stands")
+
+
+def test_settings_that_were_changed_are_on_the_card(run: Path, compose: Compose, tmp_path: Path) -> None:
+    place = copied(run, tmp_path / "run", lr=0.01)
+    (warning,) = {card.warning for card in measured(place, compose, *ESTIMATORS["elbo"], "num_images=6")[1]}
+    assert warning == "its config.yaml is not the one on record"
+
+
+def test_a_place_that_cannot_be_written_to_is_met_before_anything_is_measured(
+    run: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: Path) -> None:
+        raise SettingError("paths.log_dir", path, "must be a directory that can be written to")
+
+    monkeypatch.setattr(stored, "check_writable", refusing)
+    monkeypatch.setattr(module, "build_trainer", None)
+    for name in ("elbo", "latents"):
+        with pytest.raises(SettingError, match=f"run={run}: must be a directory that can be written to"):
+            module.evaluate(compose(f"run={run}", f"estimator={name}", config_name="evaluate"))
 
 
 def test_a_folder_is_named_by_what_moves_values_and_by_nothing_else(

@@ -74,6 +74,28 @@ def test_a_pruned_run_gives_the_numbers_and_pictures_that_it_gave(
     assert read_cards(child.directory / "evaluation.json")
 
 
+def test_weights_that_are_not_those_on_record_are_refused_everywhere(
+    run: tuple[Path, str], compose: Compose
+) -> None:
+    place, _ = run
+    content = bytearray((place / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (place / "model.safetensors").write_bytes(bytes(content))
+    for use in (
+        lambda: measured(place, compose),
+        lambda: sample(compose(f"run={place}", config_name="sample")),
+        lambda: vaelab.load(place),
+        lambda: train(compose(*TRAIN, f"init_from={place}")),
+    ):
+        with pytest.raises(
+            SettingError, match=r"model\.safetensors: is damaged: its SHA-256 is not the recorded one"
+        ):
+            use()
+    (place / "model.safetensors").unlink()
+    with pytest.raises(SettingError, match="has lost its model"):
+        vaelab.load(place)
+
+
 def test_the_selected_weights_are_had_by_their_other_name_and_no_others(
     run: tuple[Path, str], compose: Compose
 ) -> None:

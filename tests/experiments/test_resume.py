@@ -123,7 +123,9 @@ def test_stopped_after_any_step(
     same(undisturbed, run)
 
 
-@pytest.mark.parametrize("signum, exit_status", [(signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(
+    "signum, exit_status", [(signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)]
+)
 def test_whoever_asks_the_run_stops_after_the_step(
     tmp_path: Path, signum: int, exit_status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +362,57 @@ def test_without_its_best_checkpoint_it_goes_back_to_where_there_was_none(
     assert "best.ckpt: is damaged" in out
     assert "no checkpoint to go on from: from the first step" in out
     same(undisturbed, stopped)
+
+
+def test_settings_that_were_changed_are_refused(stopped: RunDirectory) -> None:
+    text = stopped.config_file.read_text()
+    assert "  lr: 0.001\n" in text
+    stopped.config_file.write_text(text.replace("  lr: 0.001\n", "  lr: 0.01\n"))
+    with pytest.raises(SettingError, match=r"config\.yaml: is not the one that the run began with"):
+        resume(stopped.path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{"])
+def test_a_status_that_is_lost_stops_nobody(
+    undisturbed: RunDirectory,
+    stopped: RunDirectory,
+    content: bytes | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = read_manifest(stopped)
+    stopped.manifest_file.write_text(json.dumps({**manifest, "status": "interrupted"}))
+    stopped.status_file.unlink()
+    if content is not None:
+        stopped.status_file.write_bytes(content)
+    resume(stopped.path)
+    assert "not used: run=" in capsys.readouterr().out
+    same(undisturbed, stopped)
+    stopped.status_file.unlink()
+    with pytest.raises(SettingError, match="is complete"):
+        resume(stopped.path)
+
+
+def test_metrics_that_are_lost_are_missed_aloud(
+    stopped: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped.metrics_file.unlink()
+    resume(stopped.path)
+    assert "metrics.csv is gone: what was logged up to step" in capsys.readouterr().out
+
+
+def test_who_was_started_to_outlive_the_terminal_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        stopped_at(14, signal.SIGHUP, monkeypatch)
+        assert (
+            read_status(RunDirectory(train(composed(tmp_path)).directory).status_file).status
+            is Status.COMPLETED
+        )
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_two_at_once(stopped: RunDirectory) -> None:

@@ -148,3 +148,18 @@ def test_warnings_are_in_it(path):  # in a process of its own: pytest catches wa
     )
     subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True)
     assert "UserWarning: careful" in path.read_text()
+
+
+def test_a_screen_that_is_gone_ends_nothing(tmp_path, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with ConsoleLog(tmp_path / "console.log"):
+        for line in ("one", "two"):
+            print(line, flush=True)
+    assert (tmp_path / "console.log").read_text() == "one\ntwo\n"

@@ -163,8 +163,8 @@ def shown(run: Path) -> str:
 
 
 BUILDING = (load, evaluate, sample, init_from, resumed)  # all that do more than show it
-WEIGHTS = (load, init_from)
 MEASURING = (evaluate, sample)
+WEIGHTS = (load, init_from, *MEASURING)
 
 # -- what is done to a run -------------------------------------------------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ def pickled(name: str, *, as_zip: bool) -> Callable[[World], None]:
 
 
 def compressed_checkpoint(world: World) -> None:
-    path = world.run / "checkpoints" / "best.ckpt"
+    path = world.run / "checkpoints" / "last.ckpt"
     with zipfile.ZipFile(path) as old:
         members = {name: old.read(name) for name in old.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
@@ -198,7 +198,7 @@ def compressed_checkpoint(world: World) -> None:
 
 
 def another_models_checkpoint(world: World) -> None:
-    path = world.run / "checkpoints" / "best.ckpt"
+    path = world.run / "checkpoints" / "last.ckpt"
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, path)
     signed(path)
 
@@ -287,11 +287,10 @@ HOSTILE: dict[str, Hostile] = {
     # -- a checkpoint runs nothing
     "a pickle for last.ckpt": Hostile(pickled("checkpoints/last.ckpt", as_zip=False), (evaluate_last,), r"last\.ckpt.*cannot be read"),
     "a pickle in last.ckpt": Hostile(pickled("checkpoints/last.ckpt", as_zip=True), (evaluate_last,), r"last\.ckpt.*cannot be read"),
-    "a pickle in best.ckpt": Hostile(pickled("checkpoints/best.ckpt", as_zip=True), MEASURING, r"best\.ckpt.*cannot be read"),
     "a pickle for model.safetensors": Hostile(pickled("model.safetensors", as_zip=False), WEIGHTS, r"model\.safetensors.*read safely"),
     "a pickle in model.safetensors": Hostile(pickled("model.safetensors", as_zip=True), WEIGHTS, r"model\.safetensors.*read safely"),
-    "a compressed checkpoint": Hostile(compressed_checkpoint, MEASURING, r"best\.ckpt.*compressed"),
-    "a checkpoint of another model": Hostile(another_models_checkpoint, MEASURING, r"best\.ckpt.*weights of another model"),
+    "a compressed checkpoint": Hostile(compressed_checkpoint, (evaluate_last,), r"last\.ckpt.*compressed"),
+    "a checkpoint of another model": Hostile(another_models_checkpoint, (evaluate_last,), r"last\.ckpt.*weights of another model"),
     "a header of weights without end": Hostile(whole("model.safetensors", b"\xff" * 16), WEIGHTS, r"model\.safetensors"),
     # -- only what is allowed is built
     "os.system": Hostile(setting("encoder", TARGET), BUILDING, r"encoder\._target_=os\.system"),

@@ -44,6 +44,9 @@ def task(cfg: DictConfig, typed: Typed) -> None:
             if options[name] is None:
                 rule = "has to be given, as in vae-evaluate run=DIR, or vae-evaluate config=FILE weights=FILE"
                 raise SettingError("run" if not given else name, MISSING, rule)
+    for name in given:
+        if not isinstance(options[name], str):
+            raise SettingError(name, options[name], "must be the name of a file")
     from vaelab.experiments.evaluate import evaluate
 
     evaluate(options, _elsewhere(options) if given else None)
@@ -72,8 +75,11 @@ def _composed(path: Path, overrides: list[str]) -> dict[str, Any]:
 def _configuration(path: Path, paths: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """What a file says of a model and its data: the overrides in it, and the whole configuration."""
     if not path.is_file():
-        raise SettingError("config", path, "no such file")
-    content = read_yaml(path)
+        raise SettingError("config", path, "is no file" if path.exists() else "no such file")
+    try:
+        content = read_yaml(path)
+    except SettingError as error:
+        raise SettingError("config", path, error.rule) from None
     refuse_interpolations(content, "config", path)
     if isinstance(content, list) and all(isinstance(line, str) for line in content):
         for override in content:

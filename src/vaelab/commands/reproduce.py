@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaelab.commands.arguments import Parser
 from vaelab.commands.environment import let_threads_sleep, load_env_file
-from vaelab.errors import RunFailed, SettingError, integer
+from vaelab.errors import MISSING, RunFailed, SettingError, integer
 from vaelab.runs.cards import printable
 from vaelab.runs.interruption import Interrupted
 
@@ -60,7 +60,9 @@ def _agreed(question: str, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise SettingError("--yes", False, printable(f"has to be given: {question}"))
+        raise SettingError(
+            "--yes", MISSING, printable(f"has to be given where nobody can be asked: {question}")
+        )
     return input(f"{printable(question)} [y/N] ").strip().lower() in ("y", "yes")
 
 
@@ -76,9 +78,12 @@ def _show(found: Reproduction) -> int:
     if len(verdict.lines) > SHOWN:
         console.print(f"  and {len(verdict.lines) - SHOWN:,} more")
     if verdict.largest:
-        console.print(
-            f"largest difference of losses: {verdict.largest:.1e} relative, at step {verdict.largest_step}"
+        where = (
+            "largest difference of losses"
+            if verdict.first is None
+            else f"up to step {verdict.first} losses differ by"
         )
+        console.print(f"{where}: {verdict.largest:.1e} relative, at step {verdict.largest_step}")
     if verdict.agreement is not Agreement.BITWISE:
         console.print(f"tolerance: {TOLERANCE}", markup=False)
         if all(row.drift is Drift.SAME for row in found.rows):
@@ -94,11 +99,10 @@ def _show(found: Reproduction) -> int:
     return DIVERGED if verdict.agreement is Agreement.DIVERGED else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="vae-reproduce",
         description="Make a recorded run again from its record, and say whether it is the same: bitwise, within tolerance, or diverged from which step on.",
-        allow_abbrev=False,
     )
     parser.add_argument("directory", metavar="DIR", help="a run directory, or that of a W&B run")
     parser.add_argument(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from vaelab.commands.arguments import Parser
 from vaelab.commands.environment import let_threads_sleep, load_env_file
 from vaelab.errors import RunFailed, SettingError
 
@@ -31,11 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="vae-resume",
         description="Continue an interrupted run in its own directory, bit for bit.",
-        allow_abbrev=False,
     )
     parser.add_argument("directory", metavar="DIR", help="a run directory")
     parser.add_argument(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vaelab.commands.arguments import Parser
 from vaelab.commands.environment import load_env_file
 from vaelab.errors import SettingError, nearest
 
@@ -48,11 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="vae-runs",
         description="Table of runs, ranked by their validation score among runs that were measured alike.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "directories", nargs="*", metavar="DIR", help="run directories or folders of them (default: logs)"

@@ -180,6 +180,8 @@ def _measured(
 
         def goes_on() -> str:
             done = PerImageParts(per_image.with_suffix("")).read().get("index", ())
+            if len(done) == 0:
+                return f"nothing is done yet, and {command} begins again; smaller parts: estimator.images_at_once"
             return f"{command} goes on from the {len(done)} images that are done, in {folder}"
 
         with _one_of_several_processes(stored.run), _interruptible(goes_on):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SettingError("weights", path, "no such file") from None
+    except pickle.UnpicklingError:  # torch's message says how it can be made to run
+        rule = "holds no tensors that can be read safely: it was not written by torch.save(model.state_dict(), FILE)"
+        raise SettingError("weights", path, rule) from None
     except Exception as error:  # torch raises many kinds; whatever it is, the file cannot be used
         reason = next(iter(str(error).strip().splitlines()), "")
         rule = f"holds no tensors that can be read safely ({type(error).__name__}: {reason})"

@@ -9,6 +9,7 @@ from typing import Any
 
 from vaelab.errors import SettingError
 from vaelab.experiments.check import stored_config
+from vaelab.loading import without_weights
 from vaelab.runs import RunDirectory
 
 #: never a parent's: they say where and how this run is shown, and what it is
@@ -34,7 +35,7 @@ class Parent:
         """
         run = RunDirectory.open(Path(directory), "init_from")
         if not run.weights_file.is_file():
-            raise SettingError("init_from", directory, "has no model.safetensors: the run did not complete")
+            raise SettingError("init_from", directory, without_weights(run))
         return cls(run, stored_config(run, "init_from"))
 
 

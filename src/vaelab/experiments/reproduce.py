@@ -40,6 +40,7 @@ from vaelab.runs.drift import (
     table,
 )
 from vaelab.runs.environment import intra_op, variables
+from vaelab.runs.identity import is_recorded
 from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.runs.record import Record
 from vaelab.runs.status import utc_now
@@ -206,6 +207,8 @@ def _assembled(record: Record, config: dict[str, Any]) -> Parts | SettingError:
 
 def _drift(record: Record, parts: Parts | SettingError, now: Mapping[str, Any], is_same: bool) -> list[Row]:
     rows = [code_row(record.manifest, now, is_same), *environment_rows(record.manifest, now)]
+    if not is_recorded(record.config, record.manifest):
+        rows.append(Row("settings", "those of its hash", "config.yaml was changed", Drift.DIFFERENT))
     data = record.manifest["data"]
     if isinstance(parts, SettingError):
         return [*rows, Row("data", data["actual"], "not read by the code here", Drift.UNKNOWN)]

@@ -61,7 +61,8 @@ def main(job_file: str) -> int:
     except RunFailed as error:
         if stop.stopped and error.exit_status == 75:
             return 0
-        print(f"vae-reproduce: {error}", file=sys.stderr)
+        if error.exit_status not in (75, 130):  # who has stopped it says so, and its directory goes
+            print(f"vae-reproduce: {error}", file=sys.stderr)
         return error.exit_status
     return 0
 

@@ -32,6 +32,7 @@ from vaelab.runs import (
 )
 from vaelab.runs.drift import Drift
 from vaelab.runs.environment import intra_op
+from vaelab.runs.identity import is_recorded
 from vaelab.runs.lock import held
 from vaelab.runs.manifest import whole_manifest
 from vaelab.runs.status import is_live, seconds_since, utc_now
@@ -65,7 +66,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
 def _resume(run: RunDirectory, data_dir: str | None) -> Result:
     config, manifest = stored_config(run), whole_manifest(run.manifest_file)
     if is_main_process():
-        _refuse(run)
+        _refuse(run, manifest)
     find_data(config, data_dir)
     if (threads := intra_op(manifest)) is not None:
         # sums of products depend on how many threads share them
@@ -73,6 +74,9 @@ def _resume(run: RunDirectory, data_dir: str | None) -> Result:
     found, wrong = newest(run.checkpoints)
     parts = assemble(config, None if found is not None else recorded_parent(config, manifest))
     check_data(parts, recorded_data(run))
+    if not is_recorded(config, manifest):
+        rule = "is not the one that the run began with: its settings have another hash than manifest.json has on record"
+        raise SettingError("run", run.config_file, f"{rule}; with other settings: vae-train init_from=DIR")
     trainer = build_trainer(parts)
     if not is_main_process():
         return as_rank(parts, trainer)
@@ -94,12 +98,19 @@ def _resume(run: RunDirectory, data_dir: str | None) -> Result:
     return carry_out(parts, trainer, run, begin, tracker["id"] if tracker else run.name, last)
 
 
-def _refuse(run: RunDirectory) -> None:
+def _refuse(run: RunDirectory, manifest: Mapping[str, Any]) -> None:
     """Refuse what has ended, and what still goes on."""
-    status = read_status(run.status_file)
-    if status.status is Status.COMPLETED:
+    status, damage = None, None
+    try:
+        status = read_status(run.status_file)
+    except SettingError as error:  # as a power cut may leave it; the manifest says as much of the end
+        damage = error
+    if (manifest["status"] if status is None else status.status) == Status.COMPLETED:
         extend = f"vae-train init_from={shlex.quote(str(run.path))}"
         raise SettingError("run", run.path, f"is complete; a new run from its weights: {extend}")
+    if status is None:
+        print(f"not used: {damage}")
+        return
     if is_live(status):
         age = f"{seconds_since(status.updated):.0f} s"
         raise SettingError("run", run.path, f"is still going: process {status.pid}, last heard of {age} ago")
@@ -146,6 +157,8 @@ def _cut_back(run: RunDirectory, found: Found | None) -> None:
         if path.is_file():
             with MetricsWriter(path) as writer:
                 writer.truncate_after(0 if found is None else found.step)
+        elif found is not None:
+            print(f"{path} is gone: what was logged up to step {found.step} is missing in it")
     run.skipped_batch_file.unlink(missing_ok=True)
     if found is None or not found.finished:  # what was measured was measured of other weights
         shutil.rmtree((run.path / PER_IMAGE).with_suffix(""), ignore_errors=True)

@@ -21,7 +21,8 @@ from vaelab.experiments.foreign import SELECTED_BY
 from vaelab.experiments.train import load_weights
 from vaelab.loading import give_weights, read_weights
 from vaelab.noise import Noise
-from vaelab.runs import RunDirectory, Status, read_manifest, read_status, recorded_data
+from vaelab.runs import RunDirectory, Status, check_writable, read_manifest, read_status, recorded_data
+from vaelab.runs.identity import is_recorded
 
 #: settings of the run's Trainer that its evaluation takes over: what numbers depend on, and what the run's steps are counted by
 OF_THE_TRAINER = (
@@ -60,9 +61,15 @@ def open_run(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> S
     else:
         load_weights(parts.module, checkpoint)
     parts.module.evaluated.eval()
+    try:
+        check_writable(run.path)  # the last refusal: it tries
+    except SettingError as error:
+        raise SettingError("run", run.path, error.rule) from None
     warnings = [fallback_warning(data["requested"], data["actual"])] if data.get("fallback_reason") else []
     if read_status(run.status_file).status is not Status.COMPLETED:
-        warnings.append("of a run that is not complete, as it stands")
+        warnings.append("of a run that is not complete, as it stands: its end will replace this card")
+    if not is_recorded(config, manifest):
+        warnings.append("its config.yaml is not the one on record")
     return Stored(run, parts, checkpoint, how, "; ".join(warnings) or None)
 
 
@@ -106,10 +113,14 @@ def _checkpoint(
     best_selected = manifest["best_step"] is not None if finished else best.is_file()
     is_best = best_selected if asked_for == "selected" else asked_for == "best"
     checkpoint = best if is_best else last
+    if finished and is_best == best_selected and run.weights_file.is_file():
+        checkpoint = run.weights_file  # the same weights, with a digest on record
     if not checkpoint.is_file():
-        if not finished or is_best != best_selected or not run.weights_file.is_file():
-            raise SettingError("checkpoint", asked_for, f"{checkpoint} is not there")
-        checkpoint = run.weights_file
+        was_pruned = any(
+            checkpoint.name == one["file"] for note in manifest.get("pruned", []) for one in note["removed"]
+        )
+        rule = f"{checkpoint} is not there" + (", it was pruned" if was_pruned else "")
+        raise SettingError("checkpoint", asked_for, rule)
     return checkpoint, selected_by(config, is_best)
 
 

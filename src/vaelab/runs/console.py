@@ -37,7 +37,7 @@ class ConsoleLog:
     writes is not. A line that is drawn again (carriage return, cursor up) stands in the file once, as last
     drawn. An exception that leaves the context leaves its traceback in the file (not on the screen: the
     command prints one line). The file is appended to, so a resumed run continues it. A file that cannot be
-    written to (a full disk) never stops the run. What ``redact`` takes out of a line (secrets) is not in it. ``screen`` is the stream that bypasses the file, for a live
+    written to (a full disk) never stops the run, nor does a screen that is gone. What ``redact`` takes out of a line (secrets) is not in it. ``screen`` is the stream that bypasses the file, for a live
     progress bar.
     """
 
@@ -86,21 +86,31 @@ class _Tee:
     def __init__(self, screen: TextIO, log: _Log) -> None:
         self._screen, self._log = screen, log
         self._line, self._tail = "", ""
+        self._is_gone = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._screen, name)
 
     def write(self, text: str) -> int:
-        written = self._screen.write(text)
+        self._show(self._screen.write, text)
         self._log.guarded(self._take, text)
-        return written
+        return len(text)
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        self._screen.flush()
+        self._show(self._screen.flush)
+
+    def _show(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """A screen that is gone (a pipe that nobody reads, a closed terminal) is no reason to end what goes on; the log has it all."""
+        if self._is_gone:
+            return
+        try:
+            action(*arguments)
+        except OSError:
+            self._is_gone = True
 
     def finish(self) -> None:
         self._log.guarded(self._finish)

@@ -120,11 +120,13 @@ def device_rows(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Ro
         rows.append(Row("determinism", "", "", Drift.UNKNOWN))
     else:
         texts = [", ".join(f"{key}={side.get(key)}" for key in changed) for side in (known, found)]
+        texts = texts if changed else [f"{len(known)} switches"] * 2
         rows.append(Row("determinism", texts[0], texts[1], Drift.COMPATIBLE if changed else Drift.SAME))
     known, found = (m.get("variables") for m in (recorded, here))
     if known is not None and found is not None:
         names = sorted(key for key in {**known, **found} if known.get(key) != found.get(key))
         texts = [" ".join(f"{key}={side[key]}" for key in names if key in side) for side in (known, found)]
+        texts = texts if names else [f"{len(known)} that change numbers"] * 2
         rows.append(Row("variables", texts[0], texts[1], Drift.COMPATIBLE if names else Drift.SAME))
     return rows
 

@@ -62,6 +62,14 @@ def config_hash(config: Mapping[str, Any], parent_weights: str | None = None) ->
     return {"schema": SCHEMA, "sha256": hashlib.sha256(canonical(found).encode()).hexdigest()}
 
 
+def is_recorded(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether a configuration that was read is the one that a manifest was begun with, as far as its hash can tell: of another schema, or with secrets left out, it cannot."""
+    known = manifest.get("identity")
+    if not isinstance(known, Mapping) or known.get("schema") != SCHEMA or manifest.get("secrets"):
+        return True
+    return config_hash(config, (manifest.get("parent") or {}).get("weights")) == known
+
+
 def counted(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a configuration that can change a number."""
     found = dict(config)

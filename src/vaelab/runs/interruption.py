@@ -14,7 +14,12 @@ from typing import Any
 CTRL_C, RESUME_ME = 130, 75  # exit statuses
 
 #: signals that ask a run to stop, and their names; Slurm announces the end of a job's time by the last one (``--signal``)
-SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1"}
+SIGNALS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGUSR1: "SIGUSR1",
+    signal.SIGHUP: "SIGHUP",  # the terminal is gone
+}
 
 
 class Interrupted(BaseException):
@@ -75,7 +80,8 @@ class StopRequest:
         """Take the signals, also from who has taken them meanwhile: Lightning's own handlers stop each rank wherever it stands."""
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
-                signal.signal(signum, self._handle)
+                if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup
+                    signal.signal(signum, self._handle)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

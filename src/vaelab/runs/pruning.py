@@ -141,14 +141,17 @@ def _prunable(run: RunDirectory, agreed: bool) -> Prunable:
     files, size = _files(run)
     if not files:  # whatever else is wrong with it
         return Prunable(run, Status.COMPLETED, (), 0)
-    record = read_status(run.status_file)
+    try:
+        record = read_status(run.status_file)
+    except SettingError as error:
+        raise _keeps(run, f"its {run.status_file.name}: {error.rule}") from None
     status = record.status
     if is_live(record):
         raise _keeps(run, "is running")
     if status is not Status.COMPLETED:
         if not agreed:
             raise _keeps(
-                run, f"is {_ended(status)}: without its checkpoints it begins again; name it and give --yes"
+                run, f"{_ended(status)}; without its checkpoints it begins again: name it and give --yes"
             )
         return Prunable(run, status, files, size)
     manifest = read_manifest(run)

@@ -25,6 +25,9 @@ BETTER = {
 }
 
 
+NAMED = 8  # runs without the card that is asked for; the others are counted
+
+
 @dataclass(frozen=True)
 class Entry:
     """A card, its run, and the validation number that the run is ranked by (None: it has none)."""
@@ -112,7 +115,8 @@ def render(found: Sequence[Block], without: Sequence[str]) -> RenderableType:
             Text(f"{len(found)} blocks, not ranked against each other: they differ in {', '.join(names)}.")
         )
     if without:
-        parts.append(Text(printable(f"no such card: {', '.join(without)}")))
+        more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+        parts.append(Text(printable(f"no such card: {', '.join(without[:NAMED])}{more}")))
     return Group(*parts)
 
 
