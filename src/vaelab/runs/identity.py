@@ -69,6 +69,16 @@ def config_hash(config: Mapping[str, Any], parent_weights: str | None = None) ->
     return {"schema": SCHEMA, "sha256": hashlib.sha256(canonical(counted).encode()).hexdigest()}
 
 
+def counts(key: str) -> bool:
+    """Whether a setting, by its dotted key, can change a number.
+
+    >>> counts("trainer.precision"), counts("trainer.devices"), counts("logger.project")
+    (True, False, False)
+    """
+    parts = key.split(".")
+    return not any(".".join(parts[: i + 1]) in IGNORED for i in range(len(parts)))
+
+
 def canonical(value: Any) -> str:
     """Equal values give one text: keys sorted, no spaces, a whole float as an integer (``lr=1`` is ``lr=1.0``).
 
