@@ -437,8 +437,9 @@ def against_setting(
     with matplotlib.rc_context(_STYLE):
         scale = _Scale(values, PLOT[0])
         beside = max(_text_width(text, 9) for text in [*names, legend]) + 80 if named else 30
-        left, below = 125, 70 + scale.label_height
-        width, height = left + PLOT[0] + beside, below + PLOT[1] + 60
+        left, below = max(130, 20 + scale.overhang), 70 + scale.label_height
+        width = left + max(PLOT[0] + beside, _text_width(title, 9) + 20)
+        height = below + PLOT[1] + 60
         figure = _blank(width, height)
         axes = figure.add_axes((left / width, below / height, PLOT[0] / width, PLOT[1] / height))
         scale.apply(axes)
@@ -448,9 +449,10 @@ def against_setting(
             # some picture pixels aside, so that bars of one value do not hide each other
             aside = ASIDE * (k - (len(names) - 1) / 2) / DPI if named else 0.0
             axes.errorbar(
-                scale.x[own], y[own], yerr=bars[own], transform=axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans), color=colour, marker=marker, markersize=5, label=name,
+                scale.x[own], y[own], yerr=bars[own], label=name, color=colour, marker=marker, markersize=5,
                 linewidth=1.4 if joined else 0, elinewidth=1.2, capsize=3 if bars[own].any() else 0,
                 alpha=1.0 if named or len(names) == 1 else 0.5,
+                transform=axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans),
             )  # fmt: skip
         low, high = (y - bars).min(), (y + bars).max()
         room = 0.08 * (high - low) or 0.02 * abs(high) or 1.0
@@ -474,33 +476,36 @@ class _Scale:
         x: a place for each value.
         side_by_side: the places are 0, 1, 2, ..., not the values.
         label_height: picture pixels that labels take downwards, where they are turned to have room; else 0.
+        overhang: picture pixels that they then reach out to the left of the picture.
     """
 
     def __init__(self, values: Sequence[Any], width: float) -> None:
-        numbers = all(
-            isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in values
-        )
-        found = list(dict.fromkeys(values if numbers else [_written(v) for v in values]))
-        levels = sorted(found) if numbers else found
-        self._labels = [f"{v:g}" if numbers else v for v in levels]
+        numbers = all(isinstance(v, int | float) and type(v) is not bool and np.isfinite(v) for v in values)
+        own = list(values) if numbers else [_written(v) for v in values]
+        levels: list[Any] = sorted({*own}) if numbers else list(dict.fromkeys(own))
+        self._labels = [
+            v if isinstance(v, str) else str(v) if isinstance(v, int) else f"{v:g}" for v in levels
+        ]
+        self._named = not numbers or len(levels) <= 12
+        widths = [_text_width(text, 8) + 12 if self._named else 0 for text in self._labels]
         self._log = numbers and _evener_in_log(levels)
-        widest = max(_text_width(text, 8) for text in self._labels) + 12
-        places = np.log(levels) if self._log else np.asarray(levels if numbers else range(len(levels)), float)
-        span = places[-1] - places[0]
-        apart = float(np.diff(places).min() / span) if len(levels) > 1 else 1.0
-        self._named = len(levels) <= 12 or not numbers
-        # numbers that stand closer than their labels are wide: no axis of few labels shows them
-        self.side_by_side = not numbers or (self._named and apart * 0.9 * width < widest)
-        if self.side_by_side:
-            places, self._log = np.arange(len(levels), dtype=float), False
-            self._turned = widest * len(levels) > width
-        else:
-            self._turned = False
-            places = np.asarray(levels, dtype=float)
-        self.label_height = int(0.6 * widest) if self._turned else 0
-        place_of = dict(zip(levels, places, strict=True))
-        self.x = np.array([place_of[v if numbers else _written(v)] for v in values])
-        self._places = places
+        axis = (
+            np.log(levels)
+            if self._log
+            else np.asarray(levels if numbers else range(len(levels)), dtype=float)
+        )
+        nearest = np.diff(axis).min() / np.ptp(axis) if len(levels) > 1 else 1.0
+        # numbers that stand closer than their labels are wide have no axis that shows them
+        self.side_by_side = not numbers or nearest * 0.9 * width < max(widths)
+        self._log = self._log and not self.side_by_side
+        self._places = np.asarray(range(len(levels)) if self.side_by_side else levels, dtype=float)
+        place_of = dict(zip(levels, self._places, strict=True))
+        self.x = np.array([place_of[v] for v in own])
+        self._turned = self.side_by_side and max(widths) * len(levels) > width
+        self.label_height = int(0.6 * max(widths)) if self._turned else 0
+        step = width / len(levels)
+        reach = max(0.9 * w - (i + 0.5) * step for i, w in enumerate(widths))
+        self.overhang = max(reach, 0.0) if self._turned else 0.0
 
     def apply(self, axes: Any) -> None:
         ends = (self._places[0], self._places[-1])

@@ -200,7 +200,8 @@ def _sweep(directory: Path, rows: Sequence[Row], arguments: argparse.Namespace) 
     drawn = _draw(found, blocks) if arguments.pictures else []
     below = [f"{path}" for path in drawn]
     try:
-        below[:0] = [", ".join(map(str, sweep_results.write(found, scores)))]
+        runs, configurations = sweep_results.write(found, scores)
+        below[:0] = [f"{runs}: a row a run; {configurations.name}: a row a configuration"]
     except OSError as error:  # somebody else's folder, a full disk: the table can be shown all the same
         print(f"vae-runs: the tables could not be written ({error})", file=sys.stderr)
     if found.keys and not arguments.pictures:
