@@ -38,6 +38,9 @@ def pictures(c=1, h=28, w=28):
         "rates": figures.rate_per_dimension(rng.random(64), rng.random(64) > 0.5),
         "rate and distortion": figures.rate_distortion([30, 20, 9], [60, 70, 95], [0.5, 1, 4]),
         "against a setting": against([2, 2, 8, 8], ["mlp", "conv"] * 2, legend="encoder, of a long name"),
+        "against a formula": against(
+            ["$\\frac{$", "\x1b"] * 2, ["$^$", "$^$", "_", "_"], title="$\\x$", legend="$"
+        ),
         "against one": against(
             [4], [""], [-1234.5], [np.nan], title="a title that is " + "very " * 20 + "long"
         ),
@@ -183,7 +186,7 @@ def test_numbers_stand_on_an_axis_that_spaces_them_evenly_and_are_its_labels(val
     "values, labels",
     [
         (["mlp", "conv", "mlp"], ["mlp", "conv"]), ([True, False], ["true", "false"]), ([0, 1e-4, 1e-3, 1e-2, 1], ["0", "0.0001", "0.001", "0.01", "1"]),
-        ([None, 1], ["null", "1"]), ([[1, 2], "x" * 50], ["[1, 2]", "x" * 37 + "..."]),
+        ([None, 1], ["null", "1"]), ([10**400, 1], ["1" + "0" * 36 + "...", "1"]), ([[1, 2], "x" * 50], ["[1, 2]", "x" * 37 + "..."]),
     ],
 )  # fmt: skip
 def test_words_and_numbers_that_no_axis_holds_apart_stand_side_by_side(values, labels):
@@ -228,6 +231,14 @@ def test_a_search_is_points_and_many_lines_have_no_legend():
     many = against([1, 2] * 11, [str(i // 2) for i in range(22)]).axes[0]
     assert all(c.lines[0].get_linewidth() > 0 for c in drawn(many))
     assert search.get_legend() is many.get_legend() is None
+
+
+def test_points_that_lie_on_each_other_share_a_label():
+    axes = figures.rate_distortion([30.0, 0.02, 0.0], [60.0, 95.0, 95.1], [0.5, 3, 10]).axes[0]
+    assert [t.get_text() for t in axes.texts if "beta" in t.get_text()] == [
+        r"$\beta$ = 0.5",
+        r"$\beta$ = 3, 10",
+    ]
 
 
 def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):

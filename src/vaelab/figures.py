@@ -394,9 +394,20 @@ def rate_distortion(
                 zorder=2.5,
             )
         axes.scatter(rate, distortion, s=34, color=TRAIN, linewidths=0, zorder=3)
+        labels: dict[tuple[float, float], str] = {}
         for x, y, beta in zip(rate, distortion, betas, strict=True):
+            near = (
+                p
+                for p in labels
+                if abs(p[0] - x) < 0.1 * (right - left) and abs(p[1] - y) < 0.03 * (high - low)
+            )
+            point = next(near, None)  # two labels would lie on each other
+            labels[point or (x, y)] = (
+                f"$\\beta$ = {beta:g}" if point is None else f"{labels[point]}, {beta:g}"
+            )
+        for point, label in labels.items():
             axes.annotate(
-                f"$\\beta$ = {beta:g}", (x, y), xytext=(7, 6), textcoords="offset points", fontsize=8, zorder=4,
+                label, point, xytext=(7, 6), textcoords="offset points", fontsize=8, zorder=4,
                 path_effects=[withStroke(linewidth=3, foreground="white")],
             )  # fmt: skip
         axes.set_xlabel("rate (nats per image)")
@@ -431,6 +442,8 @@ def against_setting(
     if not np.isfinite(y).all():
         raise ValueError("means must be finite")
     bars = np.where(np.isfinite(se), se, 0.0)
+    setting, number, title, legend = map(_literal, (setting, number, title, legend))
+    lines = [_literal(line) for line in lines]
     names = list(dict.fromkeys(lines))
     joined = len({*map(repr, values)}) > 1 and 2 * len(names) <= len(values)
     named = joined and 1 < len(names) <= len(LINES)
@@ -480,7 +493,8 @@ class _Scale:
     """
 
     def __init__(self, values: Sequence[Any], width: float) -> None:
-        numbers = all(isinstance(v, int | float) and type(v) is not bool and np.isfinite(v) for v in values)
+        # an integer may be larger than any float
+        numbers = all(isinstance(v, int | float) and type(v) is not bool and abs(v) < 1e300 for v in values)
         own = list(values) if numbers else [_written(v) for v in values]
         levels: list[Any] = sorted({*own}) if numbers else list(dict.fromkeys(own))
         self._labels = [
@@ -535,8 +549,13 @@ def _evener_in_log(levels: Sequence[float]) -> bool:
 
 
 def _written(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _literal(text if len(text) <= 40 else f"{text[:37]}...")
+
+
+def _literal(text: str) -> str:
+    """``text`` as it is: nothing in it is a formula, and what cannot be printed is one sign."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text).replace("$", r"\$")
 
 
 def _around(values: Array) -> tuple[float, float]:

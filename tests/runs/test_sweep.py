@@ -9,8 +9,9 @@ import pytest
 
 from recorded import PROTOCOL, a_run, card_of
 from vaelab.commands.runs import main
-from vaelab.runs import Status, find_runs, read_config, write_cards, write_status
+from vaelab.runs import Status, find_runs, read_config, sweep, sweep_table, write_cards, write_status
 from vaelab.runs.identity import config_hash
+from vaelab.runs.selection import Selection
 from vaelab.runs.table import read_row
 
 ELBO = dataclasses.replace(card_of([-90.0, -92.0]), metric="elbo", estimator="elbo", num_samples=1)
@@ -31,8 +32,8 @@ def a_job(folder, seed, val, test=-90.0, *, name=None, cards=None, recorded=True
     more = {"overrides": words, **more}
     cards = [dataclasses.replace(ELBO, value=test)] if cards is None else cards
     name = name or ",".join(words)
-    sweep = {"name": "grid", "swept": {**config, "seed": seed}} if recorded else None
-    return a_run(folder, name, cards, val=val, config=config, seed=seed, sweep=sweep, **more)
+    said = {"name": "grid", "swept": {**config, "seed": seed}} if recorded else None
+    return a_run(folder, name, cards, val=val, config=config, seed=seed, sweep=said, **more)
 
 
 def answer(capsys, *words):
@@ -85,7 +86,7 @@ def test_a_score_that_is_minimised_has_its_smallest_first(folder, capsys):
 def test_one_seed_has_no_error_and_an_error_that_there_is_is_not_shown_as_none(folder, capsys):
     a_job(folder, 0, -100.0)
     _, out, _ = answer(capsys, folder)
-    assert "of one seed each" in out
+    assert "of one run each" in out
     assert "±" not in out
     a_job(folder, 1, -100.006)
     assert "-100.003 ± 0.003" in answer(capsys, folder)[1]
@@ -258,6 +259,12 @@ def test_an_earlier_attempt_is_no_seed(folder, capsys):
     assert "an earlier cause" not in out
 
 
+def test_of_attempts_one_that_completed_counts_also_before_a_later_one(folder, capsys):
+    a_job(folder, 0, -100.0, name="a")
+    a_job(folder, 0, -1.0, name="b", status=Status.INTERRUPTED, cards=[])
+    assert [(run["run"], run["status"]) for run in content(capsys, folder)["runs"]] == [("a", "completed")]
+
+
 def test_of_attempts_that_all_failed_the_last_one_counts(folder, capsys):
     for name, cause in (("a.failed-1", "first"), ("a", "second")):
         a_job(folder, 0, -1.0, name=name, status=Status.FAILED, error=cause)
@@ -396,6 +403,64 @@ def test_pictures_show_the_number_against_each_setting_that_differs(folder, caps
     assert (folder / "test_elbo_against_latent_dim.png").is_file()
 
 
+def test_a_picture_has_the_points_of_the_table_and_says_what_is_better_of_what_orders_it(folder):
+    for dim in (8, 2):
+        for encoder in ("mlp", "conv"):
+            for seed in range(2):
+                config = {"latent_dim": dim, "encoder": encoder}
+                a_job(folder, seed, -100.0 - dim + 2 * seed, -90.0, config=config, cards=[ELBO, NLL])
+    found = sweep.read(folder, [read_row(run, folder) for run in find_runs(folder)])
+    (block,) = sweep_table.by_score(found)
+    second, first = sweep_table.pictures(found, block)
+    assert [(one.key, one.legend) for one in (first, second)] == [
+        ("encoder", "latent_dim"), ("latent_dim", "encoder"),
+    ]  # fmt: skip
+    points = set(zip(second.values, second.means, second.errors, second.lines))
+    assert points == {(dim, -99.0 - dim, 1.0, encoder) for dim in (2, 8) for encoder in ("mlp", "conv")}
+    assert (second.number, second.units) == ("val/elbo", "nats")
+    assert second.title == "val/elbo, mean ± standard error over 2 seeds; larger is better"
+    (block,) = sweep_table.by_metric(found, Selection(metric="nll"))
+    other, _ = sweep_table.pictures(found, block)
+    assert other.means == (93.0,) * 4
+    assert other.title == "test nll, mean ± standard error over 2 seeds", "it is ordered by another number"
+
+
+HOSTILE = [
+    "$\\frac{$",
+    "\x1b[2J",
+    10**400,
+    "9" * 400,
+    [[1], {"a": None}],
+    {"b": [1]},
+    "NaN",
+    "../../x",
+    "",
+    None,
+    True,
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("place", ["value", "key", "record", "error"])
+def test_what_a_record_may_say_stays_text_in_tables_and_pictures(folder, tmp_path, capsys, value, place):
+    for i, other in enumerate((value, "usual", 3.5)):
+        path = a_job(folder, i % 2, -100.0 - i, name=f"r{i}", config={"x": i})
+        key, own = (str(value), i) if place == "key" else ("latent_dim", other if place == "value" else i)
+        said = {"name": "n", "swept": {key: own}}
+        edit(path / "manifest.json", lambda m, said=said: m.update(sweep=said))
+    job = {"id": "1", "name": "j", "run": "r", "status": "failed", "error": "e", "swept": {"latent_dim": 1}}
+    if place == "record":
+        jobs = [{**job, name: value} for name in job] + [value]
+        (folder / "sweep.json").write_text(json.dumps({"schema": 1, "name": value, "jobs": jobs}))
+    if place == "error":
+        a_record(folder, {**job, "error": value, "status": value})
+    status, out, err = answer(capsys, folder, "--pictures")
+    assert (status, err) == (0, "")
+    assert "\x1b" not in out
+    assert content(capsys, folder)["sweep"]
+    assert {path.parent for path in tmp_path.rglob("*.png")} == {folder}
+
+
 def test_pictures_of_what_is_no_sweep_are_refused(tmp_path, capsys):
     a_job(tmp_path / "reference", 0, -100.0, recorded=False)
     status, out, err = answer(capsys, tmp_path, "--pictures")
@@ -425,7 +490,7 @@ def test_80_columns_hold_every_number_and_no_control_character(folder, capsys, m
             )
     status, out, _ = answer(capsys, folder)
     assert status == 0
-    assert max(map(len, out.splitlines())) <= 80
+    assert max(len(line) for line in out.splitlines() if str(folder) not in line) <= 80
     assert out.count("-1235.00 ± 0.50") == 2
     assert "…" not in out
     assert "\x1b" not in out

@@ -192,13 +192,14 @@ def _tables(directories: Sequence[Path], arguments: argparse.Namespace) -> int:
 def _sweep(directory: Path, rows: Sequence[Row], arguments: argparse.Namespace) -> int:
     """A row a configuration; the same in files beside the runs, and pictures where they are asked for."""
     from vaelab.runs import sweep, sweep_results, sweep_table
+    from vaelab.runs.cards import printable
     from vaelab.runs.rate_distortion import BETA
 
     found = sweep.read(directory, rows)
     scores = sweep_table.by_score(found)
     blocks = scores if arguments.metric is None else sweep_table.by_metric(found, _selection(arguments))
     drawn = _draw(found, blocks) if arguments.pictures else []
-    below = [f"{path}" for path in drawn]
+    below = [str(path) for path in drawn]
     try:
         runs, configurations = sweep_results.write(found, scores)
         below[:0] = [f"{runs}: a row a run; {configurations.name}: a row a configuration"]
@@ -209,7 +210,11 @@ def _sweep(directory: Path, rows: Sequence[Row], arguments: argparse.Namespace) 
     if found.keys == (BETA,):
         below.append("--rate-distortion draws rate against distortion")
     content = {**sweep_table.as_json(found, blocks), "pictures": [str(path) for path in drawn]}
-    return _show(content, sweep_table.render(found, blocks, below), arguments)
+    _show(content, sweep_table.render(found, blocks), arguments)
+    if not arguments.json:
+        for line in below:  # paths stay whole on a narrow screen
+            print(printable(line))
+    return 0
 
 
 def _draw(found: Sweep, blocks: Sequence[Block]) -> list[Path]:
@@ -225,7 +230,7 @@ def _draw(found: Sweep, blocks: Sequence[Block]) -> list[Path]:
                 title=one.title, legend=one.legend,
             )  # fmt: skip
             number = f"_{i}" if len(blocks) > 1 else ""
-            name = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{one.number}_against_{one.key}") + f"{number}.png"
+            name = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{one.number}_against_{one.key}")[:150] + f"{number}.png"
             paths.append(figures.save(picture, found.folder / name))
     return paths
 

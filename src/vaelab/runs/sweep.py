@@ -22,6 +22,7 @@ SCHEMA = 1
 #: the folder in logs/ that holds the folders of sweeps
 HOME = "sweeps"
 SEED = "seed"
+LARGEST = 1e300
 #: of a job without a run directory, where nothing says that it waits or was refused
 MISSING = "missing"
 
@@ -163,7 +164,8 @@ def order(value: Any) -> tuple[int, float, str]:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value has a place on an axis."""
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) < LARGEST
 
 
 def _record(folder: Path, damage: list[str]) -> dict[str, Any]:

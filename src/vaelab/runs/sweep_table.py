@@ -212,8 +212,8 @@ def pictures(sweep: Sweep, block: Block) -> list[Picture]:
     return found
 
 
-def render(sweep: Sweep, blocks: Sequence[Block], below: Sequence[str] = ()) -> RenderableType:
-    """What ``vae-runs`` prints for the folder of a sweep; ``below`` are further lines."""
+def render(sweep: Sweep, blocks: Sequence[Block]) -> RenderableType:
+    """What ``vae-runs`` prints for the folder of a sweep."""
     parts: list[RenderableType] = [
         Text(printable(line), style="bold" if i == 0 else "") for i, line in enumerate(_top(sweep))
     ]
@@ -232,7 +232,7 @@ def render(sweep: Sweep, blocks: Sequence[Block], below: Sequence[str] = ()) -> 
     if len(blocks) > 1:
         text = f"{len(blocks)} blocks, not ranked against each other: they differ in {', '.join(names)}."
         parts.append(Text(printable(text)))
-    parts += [Text(printable(line)) for line in [*_unfinished(sweep), *below]]
+    parts += [Text(printable(line)) for line in _unfinished(sweep)]
     return Group(*parts)
 
 
@@ -357,7 +357,7 @@ def _explained(block: Block) -> str:
 
 def _over(numbers: Sequence[Mean]) -> str:
     counts = sorted({number.n for number in numbers})
-    return "of one seed each" if counts == [1] else f"mean ± standard error over {_range(counts)} seeds"
+    return "of one run each" if counts == [1] else f"mean ± standard error over {_range(counts)} seeds"
 
 
 def _range(counts: Sequence[int]) -> str:
