@@ -34,17 +34,20 @@ def card_of(values, **changes):
     return dataclasses.replace(BLANK, **{**known, **changes})
 
 
-def a_run(logs, name, cards, *, val: float | None = -100.0, num_val=50, config=None, score=None, **per_image):
-    """A completed run; ``per_image`` are the columns of its ``per_image.npz``."""
+def a_run(
+    logs, name, cards, *, val: float | None = -100.0, num_val=50, config=None, score=None, seed=0, overrides=(),
+    status=Status.COMPLETED, error=None, sweep=None, **per_image,
+):  # fmt: skip
+    """A run that has ended; ``per_image`` are the columns of its ``per_image.npz``."""
     run = RunDirectory.create(logs, name)
     start_manifest(
-        run, argv=[], overrides=[], experiment="reference", seed=0, device={}, threads=1, precision="32-true",
-        data={"actual": "mnist", "num_val": num_val},
+        run, argv=[], overrides=[], experiment="reference", seed=seed, device={}, threads=1, precision="32-true",
+        data={"actual": "mnist", "num_val": num_val}, **({} if sweep is None else {"sweep": sweep}),
     )  # fmt: skip
     score = score or {"name": "val/elbo", "mode": "max"}
-    write_yaml(run.config_file, {"score": score, "seed": 0, **(config or {})})
-    write_yaml(run.overrides_file, [])
-    write_status(run.status_file, Status.COMPLETED, exit_status=0)
+    write_yaml(run.config_file, {"score": score, "seed": seed, **(config or {})})
+    write_yaml(run.overrides_file, list(overrides))
+    write_status(run.status_file, status, exit_status=0 if status is Status.COMPLETED else 1, error=error)
     if val is not None:
         with MetricsWriter(run.metrics_file) as writer:
             writer.append(1, {score["name"]: val})

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Annotation
 from PIL import Image
 
@@ -36,7 +37,24 @@ def pictures(c=1, h=28, w=28):
         ),
         "rates": figures.rate_per_dimension(rng.random(64), rng.random(64) > 0.5),
         "rate and distortion": figures.rate_distortion([30, 20, 9], [60, 70, 95], [0.5, 1, 4]),
+        "against a setting": against([2, 2, 8, 8], ["mlp", "conv"] * 2, legend="encoder, of a long name"),
+        "against a formula": against(
+            ["$\\frac{$", "\x1b"] * 2, ["$^$", "$^$", "_", "_"], title="$\\x$", legend="$"
+        ),
+        "against one": against(
+            [4], [""], [-1234.5], [np.nan], title="a title that is " + "very " * 20 + "long"
+        ),
+        "against long words": against(["a_very_long_name_of_something_" + c for c in "abcdef"], [""] * 6),
     }
+
+
+def against(values, lines, means=None, errors=None, **more):
+    """A picture of ``n`` points, ``means`` 0, 1, 2, ... and errors 0.5 unless said otherwise."""
+    means = range(len(values)) if means is None else means
+    errors = [0.5] * len(values) if errors is None else errors
+    return figures.against_setting(
+        values, means, errors, lines, **{"setting": "x", "number": "y", "title": "t", **more}
+    )
 
 
 @pytest.mark.parametrize("c, h, w", [(1, 28, 28), (3, 8, 12)])
@@ -148,6 +166,81 @@ def test_on_a_grey_line_rate_and_distortion_add_up_to_minus_the_elbo_beside_it()
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "values, scale",
+    [
+        ([2, 8, 32], "log"), ([1, 2, 3, 4], "linear"), ([1e-4, 1e-3, 1e-2], "log"), ([0.5, 0.6, 0.7], "linear"), ([2, 8], "linear"),
+        ([0.001, 1], "log"), ([-1, 0, 1], "linear"), ([100, 110, 121], "linear"), ([0.1, 0.3, 1, 3, 10], "log"),
+    ],
+)  # fmt: skip
+def test_numbers_stand_on_an_axis_that_spaces_them_evenly_and_are_its_labels(values, scale):
+    axes = against(values, [""] * len(values)).axes[0]
+    assert axes.get_xscale() == scale
+    assert list(axes.get_xticks()) == values
+    assert [t.get_text() for t in axes.get_xticklabels()] == [f"{v:g}" for v in values]
+    low, high = axes.get_xlim()
+    assert low < min(values) < max(values) < high
+
+
+@pytest.mark.parametrize(
+    "values, labels",
+    [
+        (["mlp", "conv", "mlp"], ["mlp", "conv"]), ([True, False], ["true", "false"]), ([0, 1e-4, 1e-3, 1e-2, 1], ["0", "0.0001", "0.001", "0.01", "1"]),
+        ([None, 1], ["null", "1"]), ([10**400, 1], ["1" + "0" * 36 + "...", "1"]), ([[1, 2], "x" * 50], ["[1, 2]", "x" * 37 + "..."]),
+    ],
+)  # fmt: skip
+def test_words_and_numbers_that_no_axis_holds_apart_stand_side_by_side(values, labels):
+    axes = against(values, [""] * len(values)).axes[0]
+    assert axes.get_xscale() == "linear"
+    assert list(axes.get_xticks()) == list(range(len(labels)))
+    assert [t.get_text() for t in axes.get_xticklabels()] == labels
+
+
+def drawn(axes) -> list[ErrorbarContainer]:
+    return axes.containers
+
+
+def bars(axes):
+    """The lower and upper ends of every error bar."""
+    return [sorted(segment[:, 1].tolist()) for c in drawn(axes) for segment in c.lines[2][0].get_segments()]
+
+
+def test_lines_join_the_points_of_one_text_in_the_order_of_the_setting_with_their_errors():
+    figure = against(
+        [8, 2, 8, 2], ["a", "a", "b", "b"], [3, 1, 4, 2], [0.5, 0.25, 0.5, np.nan], legend="encoder"
+    )
+    axes = figure.axes[0]
+    points = {c.get_label(): np.asarray(c.lines[0].get_xydata()).tolist() for c in drawn(axes)}
+    assert points == {"a": [[2, 1], [8, 3]], "b": [[2, 2], [8, 4]]}
+    assert bars(axes) == [[0.75, 1.25], [2.5, 3.5], [2, 2], [3.5, 4.5]]
+    assert all(c.lines[0].get_linewidth() > 0 for c in drawn(axes))
+    legend = axes.get_legend()
+    assert legend is not None
+    assert (legend.get_title().get_text(), [t.get_text() for t in legend.get_texts()]) == (
+        "encoder",
+        ["a", "b"],
+    )
+    low, high = axes.get_ylim()
+    assert low < 0.75
+    assert high > 4.5
+
+
+def test_a_search_is_points_and_many_lines_have_no_legend():
+    search = against([0.1 * i for i in range(30)], [str(i) for i in range(30)]).axes[0]
+    assert all(c.lines[0].get_linewidth() == 0 for c in drawn(search))
+    many = against([1, 2] * 11, [str(i // 2) for i in range(22)]).axes[0]
+    assert all(c.lines[0].get_linewidth() > 0 for c in drawn(many))
+    assert search.get_legend() is many.get_legend() is None
+
+
+def test_points_that_lie_on_each_other_share_a_label():
+    axes = figures.rate_distortion([30.0, 0.02, 0.0], [60.0, 95.0, 95.1], [0.5, 3, 10]).axes[0]
+    assert [t.get_text() for t in axes.texts if "beta" in t.get_text()] == [
+        r"$\beta$ = 0.5",
+        r"$\beta$ = 3, 10",
+    ]
+
+
 def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
     images = rng.random((4, 1, 8, 8))
     a = figures.save(figures.samples(images, "t"), tmp_path / "deep" / "a.png").read_bytes()
@@ -175,10 +268,14 @@ def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
         lambda: figures.rate_distortion([1.0], [1.0, 2.0], [1.0]),
         lambda: figures.rate_distortion([1.0], [np.inf], [1.0]),
         lambda: figures.rate_distortion([1.0], [1.0], [1.0], [[1.0]]),
+        lambda: against([1, 2], ["", ""], means=[1.0]),
+        lambda: against([1, 2], [""]),
+        lambda: against([], []),
+        lambda: against([1], [""], means=[np.nan]),
     ],
 )
 def test_a_wrong_shape_is_refused_by_name(draw):
-    with pytest.raises(ValueError, match=r"images|x_hat|z2|rates|errors|neighbours"):
+    with pytest.raises(ValueError, match=r"images|x_hat|z2|rates|errors|neighbours|means"):
         draw()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from vaelab.errors import SettingError, nearest
 
 if TYPE_CHECKING:
     from vaelab.runs.selection import Selection
+    from vaelab.runs.sweep import Sweep
+    from vaelab.runs.sweep_table import Block
     from vaelab.runs.table import Row
 
 
@@ -79,6 +82,11 @@ def _parser() -> Parser:
         help="rate and distortion of runs that differ in objective.beta and seed, and a picture of them in DIR",
     )
     parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="of the folder of a sweep: the number against each setting that was swept, drawn into it",
+    )
+    parser.add_argument(
         "--prune",
         action="store_true",
         help="remove the checkpoints of completed runs, after a question; their weights and records stay",
@@ -113,6 +121,8 @@ def _misplaced(arguments: argparse.Namespace) -> str | None:
         return "--bounds takes one run"
     if arguments.rate_distortion and len(arguments.directories) > 1:
         return "--rate-distortion takes one folder of runs, where the picture goes"
+    if arguments.pictures and ways not in ([], ["metric"]):
+        return f"--pictures and --{ways[0].replace('_', '-')} go one at a time"
     if arguments.yes and not arguments.prune:
         return "--yes goes with --prune"
     if arguments.json and arguments.prune:
@@ -143,14 +153,19 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _tables(directories: Sequence[Path], arguments: argparse.Namespace) -> int:
-    """The runs below ``directories``: ranked in one table for each protocol, or one metric of theirs."""
-    from vaelab.runs import table  # rich costs 0.1 s: not for --help
+    """The runs below ``directories``: ranked in one table for each protocol, or one metric of theirs; of a sweep, its configurations."""
+    from vaelab.runs import sweep, table  # rich costs 0.1 s: not for --help
     from vaelab.runs.directory import find_runs, is_run
 
     found = {run.path.resolve(): table.read_row(run, root) for root in directories for run in find_runs(root)}
     rows = list(found.values())
     if arguments.rate_distortion:
         return _rate_distortion(rows, directories[0], arguments)
+    if len(directories) == 1 and sweep.is_sweep(directories[0], rows):
+        return _sweep(directories[0], rows, arguments)
+    if arguments.pictures:
+        rule = "--pictures draws the runs of one sweep, and this is not the folder of one"
+        raise SettingError("DIR", " ".join(map(str, directories)), rule)
     if arguments.metric is None:
         rankings = table.rank(rows)
         return _show(
@@ -172,6 +187,52 @@ def _tables(directories: Sequence[Path], arguments: argparse.Namespace) -> int:
         side_by_side.refuse_mixture([row for row in rows if row.path.resolve() in named], selection)
     without = [row.name for row in rows if not selection.of(row.cards)]
     return _show(side_by_side.as_json(blocks, without), side_by_side.render(blocks, without), arguments)
+
+
+def _sweep(directory: Path, rows: Sequence[Row], arguments: argparse.Namespace) -> int:
+    """A row a configuration; the same in files beside the runs, and pictures where they are asked for."""
+    from vaelab.runs import sweep, sweep_results, sweep_table
+    from vaelab.runs.cards import printable
+    from vaelab.runs.rate_distortion import BETA
+
+    found = sweep.read(directory, rows)
+    scores = sweep_table.by_score(found)
+    blocks = scores if arguments.metric is None else sweep_table.by_metric(found, _selection(arguments))
+    drawn = _draw(found, blocks) if arguments.pictures else []
+    below = [str(path) for path in drawn]
+    try:
+        runs, configurations = sweep_results.write(found, scores)
+        below[:0] = [f"{runs}: a row a run; {configurations.name}: a row a configuration"]
+    except OSError as error:  # somebody else's folder, a full disk: the table can be shown all the same
+        print(f"vae-runs: the tables could not be written ({error})", file=sys.stderr)
+    if found.keys and not arguments.pictures:
+        below.append(f"--pictures draws it against {', '.join(found.keys)}")
+    if found.keys == (BETA,):
+        below.append("--rate-distortion draws rate against distortion")
+    content = {**sweep_table.as_json(found, blocks), "pictures": [str(path) for path in drawn]}
+    _show(content, sweep_table.render(found, blocks), arguments)
+    if not arguments.json:
+        for line in below:  # paths stay whole on a narrow screen
+            print(printable(line))
+    return 0
+
+
+def _draw(found: Sweep, blocks: Sequence[Block]) -> list[Path]:
+    from vaelab import figures
+    from vaelab.runs import sweep_table
+
+    paths = []
+    for i, block in enumerate(blocks, start=1):
+        for one in sweep_table.pictures(found, block):
+            units = {None: "", "nats": " (nats per image)"}.get(one.units, f" ({one.units})")
+            picture = figures.against_setting(
+                one.values, one.means, one.errors, one.lines, setting=one.key, number=one.number + units,
+                title=one.title, legend=one.legend,
+            )  # fmt: skip
+            number = f"_{i}" if len(blocks) > 1 else ""
+            name = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{one.number}_against_{one.key}")[:150] + f"{number}.png"
+            paths.append(figures.save(picture, found.folder / name))
+    return paths
 
 
 def _rate_distortion(rows: Sequence[Row], directory: Path, arguments: argparse.Namespace) -> int:

@@ -91,6 +91,16 @@ def is_ignored(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in IGNORED)
 
 
+def counts(key: str) -> bool:
+    """Whether a setting, by its dotted key, can change a number.
+
+    >>> counts("trainer.precision"), counts("trainer.devices"), counts("logger.project")
+    (True, False, False)
+    """
+    parts = key.split(".")
+    return not any(".".join(parts[: i + 1]) in IGNORED for i in range(len(parts)))
+
+
 def canonical(value: Any) -> str:
     """Equal values give one text: keys sorted, no spaces, a whole float as an integer (``lr=1`` is ``lr=1.0``).
 

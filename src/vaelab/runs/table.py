@@ -40,6 +40,8 @@ SCORE = {"name": "val/elbo", "mode": "max"}
 class Row:
     """One run as the table sees it. ``damage`` names what could not be read; a row is made of whatever
     could. ``status`` is ``dead`` of a run that says that it is running and is not; ``standing`` adds how far a run is, or since when nothing was heard of it.
+    ``identity`` is the SHA-256 of the settings that make its numbers, ``sweep`` what its manifest says of the sweep that it belongs to, ``seconds`` lie
+    between its start and its end or last sign of life.
     """
 
     path: Path
@@ -57,6 +59,11 @@ class Row:
     overrides: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     damage: tuple[str, ...] = ()
+    error: str | None = None
+    seconds: float | None = None
+    identity: str | None = None
+    parent_weights: str | None = None
+    sweep: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,8 @@ def read_row(run: RunDirectory, root: Path | None = None) -> Row:
     manifest = _try(damage, "manifest.json", lambda: read_manifest(run), {})
     config = _try(damage, "config.yaml", lambda: _mapping(read_yaml(run.config_file)), {})
     overrides = _try(damage, "overrides.yaml", lambda: _list(read_yaml(run.overrides_file)), [])
-    status, standing = _try(
-        damage, "status.json", lambda: _standing(read_status(run.status_file)), ("unknown", "unknown")
-    )
+    record = _try(damage, "status.json", lambda: read_status(run.status_file), None)
+    status, standing = ("unknown", "unknown") if record is None else _standing(record)
     cards = (
         _try(damage, "evaluation.json", lambda: read_cards(run.evaluation_file), [])
         if run.evaluation_file.exists()
@@ -115,6 +121,11 @@ def read_row(run: RunDirectory, root: Path | None = None) -> Row:
         overrides=tuple(str(item) for item in overrides),
         config=config,
         damage=tuple(damage),
+        error=None if record is None else record.error,
+        seconds=_seconds(manifest, record),
+        identity=_of(_of(manifest, "identity", dict) or {}, "sha256", str),
+        parent_weights=_of(_of(manifest, "parent", dict) or {}, "weights", str),
+        sweep=_of(manifest, "sweep", dict),
     )
 
 
@@ -177,7 +188,7 @@ def render(rankings: Sequence[Ranking]) -> RenderableType:
     """What ``vae-runs`` prints."""
     parts: list[RenderableType] = []
     for ranking in rankings:
-        parts += [Text(printable(_heading(ranking)), style="bold"), _table(ranking)]
+        parts += [Text(printable(heading(ranking)), style="bold"), _table(ranking)]
     ranked = [r for r in rankings if r.protocol is not None]
     warned = {
         card.metric
@@ -189,7 +200,7 @@ def render(rankings: Sequence[Ranking]) -> RenderableType:
     for metric in sorted(warned):
         parts.append(Text.assemble(("! ", "bold red"), f"with a warning, which --metric {metric} shows"))
     if len(ranked) > 1:
-        records = [_comparability(ranking) for ranking in ranked]
+        records = [comparability(ranking) for ranking in ranked]
         keys = sorted({key for record in records for key in record})
         differing = [key for key in keys if len({repr(record.get(key)) for record in records}) > 1]
         parts.append(
@@ -225,14 +236,14 @@ def as_json(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
     ]
 
 
-def _comparability(ranking: Ranking) -> dict[str, Any]:
+def comparability(ranking: Ranking) -> dict[str, Any]:
     """Everything that is equal within a group, by name."""
     row = ranking.rows[0]
     images = {"num_images": _images(row.cards), "num_val": row.num_val}
     return {**(ranking.protocol or {}), **images, "score.name": row.score_name, "score.mode": row.score_mode}
 
 
-def _heading(ranking: Ranking) -> str:
+def heading(ranking: Ranking) -> str:
     """The protocol of a group's test numbers."""
     if ranking.protocol is None:
         return "no test number yet"
@@ -242,10 +253,7 @@ def _heading(ranking: Ranking) -> str:
 
 def _table(ranking: Ranking) -> Table:
     rows = ranking.rows
-    columns = sorted(
-        {_column(c) for row in rows for c in row.cards if c.metric in SHOWN},
-        key=lambda c: (SHOWN.index(c[0]), *c[1:3], -c[3]),
-    )
+    columns = test_numbers(rows)
     table = Table(
         box=box.SIMPLE_HEAD,
         header_style="bold",
@@ -257,14 +265,11 @@ def _table(ranking: Ranking) -> Table:
     table.add_column("status", no_wrap=True)
     table.add_column("seed", justify="right")
     table.add_column(printable(ranking.score_name), justify="right", no_wrap=True)
-    for metric, estimator, samples, images in columns:
-        by = f" {estimator}" if estimator not in USUAL else ""
-        of_fewer = f" of {images}" if images != _images(rows[0].cards) else ""
-        name = f"test {metric}{by}" + (f" K={samples}" if samples > 1 else "") + of_fewer
+    for name in columns.values():
         table.add_column(printable(name), justify="right")
     table.add_column("differs in", overflow="fold")
     for row, differs in zip(rows, differences(rows), strict=True):
-        found = {_column(card): card for card in row.cards}
+        found = {column_of(card): card for card in row.cards}
         cells = [
             row.name,
             row.standing or row.status,
@@ -285,8 +290,25 @@ def _cell(card: Card | None) -> str:
     return f"{card.value:.2f}{error}" + (" !" if card.warning else "")
 
 
-def _column(card: Card) -> tuple[str, str, int, int]:
+def column_of(card: Card) -> tuple[str, str, int, int]:
+    """In which column of a ranking a number stands."""
     return card.metric, card.estimator, card.num_samples, card.num_images
+
+
+def test_numbers(rows: Sequence[Row]) -> dict[tuple[str, str, int, int], str]:
+    """The columns of the rows of a ranking, as :func:`column_of` has them, and what each is called."""
+    found = sorted(
+        {column_of(c) for row in rows for c in row.cards if c.metric in SHOWN},
+        key=lambda c: (SHOWN.index(c[0]), *c[1:3], -c[3]),
+    )
+    names = {}
+    for metric, estimator, samples, images in found:
+        by = f" {estimator}" if estimator not in USUAL else ""
+        of_fewer = f" of {images}" if images != _images(rows[0].cards) else ""
+        names[metric, estimator, samples, images] = (
+            f"test {metric}{by}" + (f" K={samples}" if samples > 1 else "") + of_fewer
+        )
+    return names
 
 
 def _images(cards: Sequence[Card]) -> int:
@@ -298,7 +320,7 @@ def _of_most_images(cards: Sequence[Card]) -> tuple[Card, ...]:
     """Of cards that differ in their images alone, the one of most."""
     most: dict[tuple[str, str, int], Card] = {}
     for card in cards:
-        key = _column(card)[:3]
+        key = column_of(card)[:3]
         if key not in most or card.num_images > most[key].num_images:
             most[key] = card
     return tuple(most.values())
@@ -357,6 +379,12 @@ def _list(value: Any) -> list[Any]:
 def _of(record: Any, key: str, kind: type) -> Any:
     value = record.get(key)
     return value if type(value) is kind else None
+
+
+def _seconds(manifest: Mapping[str, Any], record: StatusRecord | None) -> float | None:
+    start = _time(manifest.get("created"))
+    end = _time(manifest.get("finished")) or (None if record is None else _time(record.updated))
+    return None if start is None or end is None else round(max(end - start, 0.0), 3)
 
 
 def _time(value: Any) -> float | None:
