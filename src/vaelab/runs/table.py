@@ -188,7 +188,7 @@ def render(rankings: Sequence[Ranking]) -> RenderableType:
     """What ``vae-runs`` prints."""
     parts: list[RenderableType] = []
     for ranking in rankings:
-        parts += [Text(printable(heading(ranking)), style="bold"), _table(ranking)]
+        parts += [Text(printable(heading(ranking)), style="bold"), _table(ranking), Text()]
     ranked = [r for r in rankings if r.protocol is not None]
     warned = {
         card.metric
