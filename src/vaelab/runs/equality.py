@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vaelab.runs.cards import read_cards
 from vaelab.runs.directory import RunDirectory
+from vaelab.runs.files import file_digest
 from vaelab.runs.metrics import STEP, read
 
 TIME = "time/"  #: metrics that differ from one execution to the next
@@ -48,7 +48,7 @@ def differences(a: RunDirectory, b: RunDirectory) -> list[Difference]:
             found += unequal(what, step, left.get(step, {}), right.get(step, {}))
     left, right = (_values_of_cards(run) for run in (a, b))
     found += unequal("cards", None, left, right)
-    digests = [_digest(run.weights_file) for run in (a, b)]
+    digests = [file_digest(run.weights_file) if run.weights_file.is_file() else None for run in (a, b)]
     if digests[0] != digests[1]:
         found.append(Difference("weights", a.weights_file.name, None, *digests))
     return found
@@ -83,7 +83,3 @@ def _values_of_cards(run: RunDirectory) -> dict[str, float | None]:
         for card in read_cards(run.evaluation_file)
         for part in ("value", "se_images", "se_mc")
     }
-
-
-def _digest(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

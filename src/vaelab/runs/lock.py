@@ -15,6 +15,27 @@ from vaelab.errors import SettingError
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+def taken(path: Path, flags: int = os.O_RDONLY, *, wait: bool = False) -> int | None:
+    """A descriptor that holds the lock of a file or folder, until it and all that are inherited from it are closed; None where another process has it.
+
+    Args:
+        path: which has to be there, unless ``flags`` make it.
+        flags: of :func:`os.open`.
+        wait: for the other process.
+    """
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
 @contextmanager
 def held(folder: Path, doing: str = "written", *, wait: bool = False) -> Iterator[None]:
     """Within, no other process is within for the same folder. The lock goes with the process, however that ends.
@@ -27,16 +48,9 @@ def held(folder: Path, doing: str = "written", *, wait: bool = False) -> Iterato
     Raises:
         SettingError: another process is within.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise SettingError("run", folder, f"is being {doing} by another process") from None
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            os.close(descriptor)
-            raise
+    descriptor = taken(folder, wait=wait)
+    if descriptor is None:
+        raise SettingError("run", folder, f"is being {doing} by another process")
     try:
         yield
     finally:

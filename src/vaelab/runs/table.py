@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def rank(rows: Iterable[Row]) -> list[Ranking]:
         }
         for text, own in protocols.items():
             key = json.dumps([text, row.score_name, row.score_mode, row.num_val, _images(own)], default=str)
-            groups.setdefault(key, (own[0].protocol, []))[1].append(_with(row, _of_most_images(own)))
+            groups.setdefault(key, (own[0].protocol, []))[1].append(replace(row, cards=_of_most_images(own)))
         if not protocols:
             groups.setdefault("none", (None, []))[1].append(row)
     rankings = []
@@ -324,10 +324,6 @@ def _of_most_images(cards: Sequence[Card]) -> tuple[Card, ...]:
         if key not in most or card.num_images > most[key].num_images:
             most[key] = card
     return tuple(most.values())
-
-
-def _with(row: Row, cards: tuple[Card, ...]) -> Row:
-    return Row(**{**{name: getattr(row, name) for name in Row.__dataclass_fields__}, "cards": cards})
 
 
 def _standing(record: StatusRecord) -> tuple[str, str]:
