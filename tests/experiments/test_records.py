@@ -18,8 +18,6 @@ from lightning.pytorch.loggers import CSVLogger
 
 import vaelab.build
 import vaelab.experiments.train as training
-from vaelab.commands.entry import Typed
-from vaelab.commands.train import _job_name
 from vaelab.experiments.evaluate import evaluate
 from vaelab.experiments.request import Request
 from vaelab.experiments.train import Result, train
@@ -246,13 +244,6 @@ def test_a_run_of_the_earlier_schema_can_still_be_used(
     assert (row.damage, row.status, row.seed) == ((), "completed", 0)
     child = train(compose(*TINY[:-2], TINY[-2], f"init_from={run.path}"))
     assert read_manifest(RunDirectory.open(child.directory))["parent"]["weights"] == manifest["weights"]
-
-
-def test_the_folder_of_a_sweeps_job_is_named_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLANTED_TOKEN", "planted-in-a-tag")
-    words = ("tags=[planted-in-a-tag]", "+logger.api_key=planted-typed", "seed=1")
-    name = _job_name(Typed("vae-train", words, {}, None, True, 3))
-    assert name == "003_tags=--secret-PLANTED_TOKEN--,+logger.api_key=-secret-logger.api_key-,seed=1"
 
 
 def test_the_error_of_a_run_that_failed_holds_no_secret(
