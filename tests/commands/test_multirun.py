@@ -169,7 +169,12 @@ def test_refused_where_the_command_is_not_installed(
     [
         ("data=digits",),
         ("data=mnist", "data.fallback=digits", "paths.data_dir=empty"),
-        ("data=digits", "name=d${latent_dim}", "+trainer.max_time=00:01:00:00", "tags=[a,b]"),
+        (
+            "data=digits",
+            "name=d${latent_dim}${hydra:runtime.choices.encoder}",
+            "+trainer.max_time=00:01:00:00",
+            "tags=[a,b]",
+        ),
         ("data=arrays", "data.path=own.npz", "data.val_size=4"),
         ("init_from=parent", "optimizer.lr=1e-4", "train_only=decoder"),
     ],

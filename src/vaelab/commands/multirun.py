@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from vaelab.errors import RunFailed, SettingError
 from vaelab.runs.identity import config_hash
@@ -233,19 +234,25 @@ class Refused(SettingError):
         Exception.__init__(self, message)
 
 
+def words(overrides: Any) -> list[str]:
+    """A list of overrides in a configuration, with ``${...}`` as it was typed."""
+    found = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(found, list)
+    return [str(word) for word in found]
+
+
 def _typed(hydra: HydraConf) -> list[Override]:
     """What was typed, and what a configuration says is swept over, which comes first and yields to it."""
-    params = hydra.sweeper.get("params") or {}
-    lines = [*(f"{key}={value}" for key, value in params.items()), *map(str, hydra.overrides.task)]
+    params: Any = OmegaConf.to_container(hydra.sweeper, resolve=False)
+    lines = [f"{key}={value}" for key, value in (params.get("params") or {}).items()]
+    lines += words(hydra.overrides.task)
     overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(lines)
     return list({override.get_key_element(): override for override in overrides}.values())
 
 
 def _of_a_job(hydra: HydraConf) -> list[str]:
     """What was typed of Hydra's own settings that a job needs, too: where configurations are searched for."""
-    return [
-        line for line in map(str, hydra.overrides.hydra) if not line.lstrip("+~").startswith(OF_THE_SWEEP)
-    ]
+    return [line for line in words(hydra.overrides.hydra) if not line.lstrip("+~").startswith(OF_THE_SWEEP)]
 
 
 def _plain_name(jobs: Sequence[Job]) -> str:

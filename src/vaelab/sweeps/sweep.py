@@ -277,7 +277,7 @@ class Sweep:
 
     def _note(self, job: Job, status: str) -> None:
         self.record.mine[job.identity].status = status
-        self.record.write(now=False)
+        self.record.write(now=status == "running")  # a try counts, though this process be killed
 
     def _look_elsewhere(self) -> None:
         """See to the jobs that another process had in hand: it has let go of some."""
