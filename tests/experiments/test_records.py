@@ -246,6 +246,21 @@ def test_a_run_of_the_earlier_schema_can_still_be_used(
     assert read_manifest(RunDirectory.open(child.directory))["parent"]["weights"] == manifest["weights"]
 
 
+def test_a_job_of_a_sweep_says_so_and_the_tracker_groups_it(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(
+        training, "open_wandb", lambda _, group, job_type, **__: seen.append((group, job_type))
+    )
+    sweep = {"name": "s", "swept": {"seed": 0}}
+    jobs = [(), ("logger.group=mine",)]
+    made = [train(compose(*TINY, "logger=wandb", *job), Request(sweep=sweep)) for job in jobs]
+    assert read_manifest(RunDirectory(made[0].directory))["sweep"] == sweep
+    train(compose(*TINY, "logger=wandb"))
+    assert seen == [("s", "sweep"), ("mine", "sweep"), ("vae", None)]
+
+
 def test_the_error_of_a_run_that_failed_holds_no_secret(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
