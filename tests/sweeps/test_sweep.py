@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from vaelab.runs import RunDirectory, Status, read_json, read_manifest, read_status, write_status
+from vaelab.runs.status import is_live
 from vaelab.sweeps import grid
 from vaelab.sweeps.claim import Claim
 from vaelab.sweeps.job import Job, Place, sweep_name
@@ -249,7 +250,10 @@ try:
     results = grid.run(sweep, [{jobs}])
     print("RESULTS", sorted((r.job.name, r.status) for r in results), flush=True)
 except Interrupted as error:
+    print("COLLECTED", sorted((r.job.name, r.status) for r in sweep.results), flush=True)
     sys.exit(error.exit_status)
+except KeyboardInterrupt:
+    sys.exit(99)
 finally:
     sweep.close()
 """
@@ -257,7 +261,9 @@ finally:
 
 def spawn(tmp_path: Path, jobs: str, slots: int = 2) -> subprocess.Popen[str]:
     script = SCRIPT.format(tests=str(Path(__file__).parent), jobs=jobs, slots=slots)
-    return subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
 
 
 def wait_for(*paths: Path) -> None:
@@ -281,12 +287,27 @@ def test_stopped_from_outside_the_jobs_save_and_the_next_start_goes_on(
     out, _ = process.communicate(timeout=30)
     assert process.returncode == status, out
     assert "stopping: 2 jobs are saving" in out
+    expected = [("seed=1", "completed"), ("seed=2", "interrupted"), ("seed=3", "interrupted")]
+    assert f"COLLECTED {expected}" in out
     assert [entry["status"] for entry in entries(tmp_path).values()] == [
         "completed", "interrupted", "interrupted", "waiting",
     ]  # fmt: skip
     begun(tmp_path)
     assert brief(start(*map(job, range(1, 5)))) == [("completed", None)] * 4
     assert begun(tmp_path) == ["seed=2", "seed=3", "seed=4"]
+
+
+def test_a_second_ctrl_c_does_not_wait(start: Start, tmp_path: Path) -> None:
+    process = spawn(tmp_path, "job(1, 'is_deaf')")
+    wait_for(*ready(tmp_path, 1))
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stopping: 1 job is saving (Ctrl-C again kills)\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 99
+    assert not is_live(read_status(ready(tmp_path, 1)[0].parent / "status.json"))
+    assert brief(start(job(1))) == [("completed", None)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")

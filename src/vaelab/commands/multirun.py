@@ -72,7 +72,6 @@ class Multirun:
         self.swept = [override for override in self.typed if override.is_sweep_override()]
         self.environment = {"HYDRA_FULL_ERROR": str(int(with_tracebacks))}  # here it is set in any case
         self.sweep: Sweep | None = None
-        self.results: list[Result] = []
         self.statuses: dict[str, int] = {}  # of jobs without identity
 
     def launch(
@@ -93,7 +92,6 @@ class Multirun:
             if self.sweep is None:
                 self.sweep = self.open(jobs, slots, threads)
             done = grid.run(self.sweep, jobs)
-            self.results += done
             by_identity = {result.job.identity: result.score for result in done}
             scores = {number: by_identity[job.identity] for number, job in enumerate(jobs)}
         return [_returned(overrides, scores.get(number)) for number, overrides in enumerate(job_overrides)]
@@ -170,6 +168,11 @@ class Multirun:
         """Kill what still runs."""
         if self.sweep is not None:
             self.sweep.close()
+
+    @property
+    def results(self) -> list[Result]:
+        """Of the jobs that have come to an end."""
+        return [] if self.sweep is None else self.sweep.results
 
     @property
     def status(self) -> int:

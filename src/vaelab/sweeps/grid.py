@@ -11,7 +11,7 @@ from vaelab.sweeps.sweep import Result, Sweep
 
 
 def run(sweep: Sweep, jobs: Sequence[Job]) -> list[Result]:
-    """Have every job run, or found, and return the results in the order in which they came.
+    """Have every job run, or found, and return the results in the order in which they came; the sweep has them, too.
 
     Jobs of one identity are one run, which is said.
 

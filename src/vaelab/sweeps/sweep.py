@@ -74,6 +74,9 @@ class Sweep:
         slots: of this machine.
         retry: how often a job that failed is tried again.
         argv, overrides: of this start, for the record.
+
+    Attributes:
+        results: all that have been collected.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Sweep:
         self._elsewhere: dict[str, Job] = {}  # in another process's hands
         self._in_hand: dict[str, _InHand] = {}
         self._ready: list[Result] = []
+        self.results: list[Result] = []
         self._stopped = False
         self._next_look = 0.0
 
@@ -152,6 +156,7 @@ class Sweep:
             for ended in self.pool.collect(min(SECONDS_BETWEEN, left)):
                 self._conclude(self._result(self._in_hand.pop(ended.key), ended))
         ready, self._ready = self._ready, []
+        self.results += ready
         return ready
 
     def stop(self) -> None:
