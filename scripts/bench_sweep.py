@@ -37,7 +37,7 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
         with tempfile.TemporaryDirectory(prefix="vaelab-bench-") as folder:
             for name, slots in (("two slots", 2), ("one slot", 1)):
                 started = time.perf_counter()
-                run(train, "-m", *grid, *SETTINGS, f"sweep.slots={slots}", f"sweep.name={slots}")
+                run(train, "-m", *grid, *SETTINGS, f"sweep.slots={slots}", f"sweep.name=in_{slots}")
                 times[name].append(time.perf_counter() - started)
             started = time.perf_counter()
             for dim, seed in itertools.product(DIMS, SEEDS):

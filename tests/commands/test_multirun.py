@@ -15,6 +15,7 @@ import pytest
 
 from vaelab.commands import entry, sample, train
 from vaelab.commands.multirun import Multirun
+from vaelab.data import sources
 from vaelab.runs import RunDirectory, read_manifest
 from vaelab.sweeps.job import Job
 
@@ -162,6 +163,32 @@ def test_refused_where_the_command_is_not_installed(
     status, _, err = command("train", "-m", "seed=0,1", *SMALL)
     assert status == 1
     assert "vae-train is not installed" in err
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_data_are_fetched_once_before_the_first_job(
+    arrives: bool, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[list[str]] = []
+
+    def require(name: str, data_dir: str, *, download: bool = True) -> sources.Availability:
+        if name == "digits" or (fetched and arrives):
+            return sources.Availability(name, "embedded", Path(data_dir))
+        if not download:
+            raise sources.DataUnavailable(name, "the server has gone away")
+        return sources.Availability(name, "network", Path(data_dir))
+
+    def run(words: list[str], **_: object) -> None:
+        fetched.append(words[-2:])
+
+    monkeypatch.setattr(sources, "require", require)
+    monkeypatch.setattr(train.subprocess, "run", run)
+    data_dir = f"paths.data_dir=nowhere-{arrives}"
+    typed = ("-m", "seed=0,1", "data=mnist", data_dir, "logger=none", "trainer=cpu", "sweep.slots=2")
+    status, out, err = command("train", *typed)
+    assert fetched == [["mnist", f"nowhere-{arrives}"]]
+    assert status == (0 if arrives else 2), out
+    assert ("the server has gone away" in err) is not arrives
 
 
 @pytest.mark.parametrize(

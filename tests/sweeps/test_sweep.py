@@ -52,8 +52,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     return _start
 
 
-def open_sweep(tmp_path: Path, slots: int = 2, retry: int = 1) -> Sweep:
-    commands = Commands((sys.executable, STANDIN, "train"), (sys.executable, STANDIN, "resume"))
+RESUME = (sys.executable, STANDIN, "resume")
+
+
+def open_sweep(tmp_path: Path, slots: int = 2, retry: int = 1, resume: tuple[str, ...] = RESUME) -> Sweep:
+    commands = Commands((sys.executable, STANDIN, "train"), resume)
     return Sweep(tmp_path / "s", commands, Slots(slots), retry, ["vae-train", "-m"], ["seed=0,1"])
 
 
@@ -205,6 +208,19 @@ def test_an_attempt_that_died_before_its_record_leaves_no_trace(start: Start, tm
     assert brief(start(job(1, "has_no_record"))) == [("failed", "killed by SIGKILL (out of memory?)")]
     assert brief(start(job(1))) == [("completed", None)]
     assert [path.name for path in (tmp_path / "s").glob("seed*")] == ["seed=1_00000000"]
+
+
+def test_a_status_of_an_earlier_process_says_nothing_of_this_one(start: Start, tmp_path: Path) -> None:
+    start(job(1))
+    status = tmp_path / "s" / "seed=1_00000000" / "status.json"
+    write_status(status, Status.INTERRUPTED, exit_status=75, error="SIGTERM")
+    dies = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    sweep = open_sweep(tmp_path, resume=dies)
+    try:
+        assert brief(grid.run(sweep, [job(1)])) == [("failed", "killed by SIGKILL (out of memory?)")]
+    finally:
+        sweep.close()
+    assert brief(start(job(1))) == [("completed", None)]
 
 
 def test_a_run_that_a_search_gave_up_stays_so(start: Start, tmp_path: Path) -> None:

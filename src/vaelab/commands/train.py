@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import subprocess
 import sys
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,9 @@ from vaelab.experiments.request import Request
 from vaelab.experiments.requeue import carry_on
 from vaelab.runs.files import file_digest
 from vaelab.sweeps.job import Place
+
+#: in a process of its own: it imports torch
+FETCH = "import sys; from vaelab.data import datasets; datasets.load(*sys.argv[1:])"
 
 
 def main() -> int:
@@ -81,9 +85,12 @@ def planned(cfg: DictConfig, typed: Typed) -> tuple[dict[str, Any], str | None]:
 
 @functools.cache  # a sweep asks for each of its jobs: servers are waited for, files read
 def _unavailable(name: str, data_dir: str) -> sources.DataUnavailable | None:
-    """Why a data set cannot be had; None where it can."""
+    """Why a data set cannot be had; None where it can. What has to be fetched is fetched here, once, and not by every job at the same time."""
     try:
-        sources.require(name, data_dir)
+        if sources.require(name, data_dir).found == "network":
+            print(f"{name} is fetched before the first job", flush=True)
+            subprocess.run([sys.executable, "-c", FETCH, name, data_dir], check=False)
+            sources.require(name, data_dir, download=False)
     except sources.DataUnavailable as error:
         return error
     return None

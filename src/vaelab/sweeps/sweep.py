@@ -251,9 +251,7 @@ class Sweep:
         one.claim.release()
         run = RunDirectory(one.directory)
         record = read_status(run.status_file) if run.status_file.is_file() else None
-        told = (
-            record is not None and record.pid == ended.pid
-        )  # else it is of an earlier process, or of another
+        told = record is not None and record.pid == ended.pid  # else by an earlier process, or another
         if ended.exit_status == REFUSED and not told:
             if run.path.is_dir() and not one.resumed:
                 self._elsewhere[one.job.identity] = one.job
