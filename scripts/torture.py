@@ -1,6 +1,6 @@
 """What runs go through, and whether their numbers survive it.
 
-    .venv/bin/python scripts/torture.py kill|damage|signals|tracker [--trials 200] [--seed 0] [--write docs/reliability.md]
+    .venv/bin/python scripts/torture.py kill|damage|signals|tracker|sweep [--trials 200] [--seed 0] [--write docs/reliability.md]
 
 Each prints what it did and how it ended; the exit status is 1 if anything did not end as it should have.
 """
@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; processes are for
 import torture_damage
 import torture_kill
 import torture_signals
+import torture_sweep
 import torture_tracker
 from bench import put
 from vaelab.runs.manifest import platform_record
@@ -29,6 +30,7 @@ TORTURES = {
     "damage": (torture_damage, 50),
     "signals": (torture_signals, 5),
     "tracker": (torture_tracker, 3),
+    "sweep": (torture_sweep, 10),
 }
 
 
@@ -37,7 +39,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=sorted(TORTURES))
-    parser.add_argument("--trials", type=int, help="200 kills, 50 of each damage, 5 signals, 3 trackers")
+    parser.add_argument(
+        "--trials", type=int, help="200 kills, 50 of each damage, 5 signals, 3 trackers, 10 kills of a sweep"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="also put the section into this Markdown file")
     arguments = parser.parse_args()

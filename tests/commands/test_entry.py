@@ -94,8 +94,6 @@ def test_the_task_gets_the_resolved_configuration_and_what_was_typed(vae: Comman
         overrides=("experiment=wide", "name=d${latent_dim}"),
         choices={"data": "mnist", "encoder": "conv", "likelihood": "bernoulli", "experiment": "wide"},
         experiment="wide",
-        is_multirun=False,
-        job=None,
     )
 
 
@@ -224,44 +222,6 @@ def test_children_of_the_task_do_not_inherit_what_hydra_needs(vae: Command) -> N
     assert vae()[0] == 0
     assert vae.seen[0][0] is None
     assert "HYDRA_FULL_ERROR" not in os.environ
-
-
-def test_a_sweep_goes_on_after_a_failure_and_says_so(vae: Command) -> None:
-    refused = SettingError("latent_dim", 4, "is unlucky")
-    vae.raises = {4: refused, 8: RunFailed("not finite"), 9: ZeroDivisionError("0")}
-    # one job a batch: Hydra's sweeper on its own would stop after the batch that failed
-    status, out, err = vae("encoder=conv", "-m", "latent_dim=2,4,8,9,16", "hydra.sweeper.max_batch_size=1")
-    assert status == 3
-    assert [typed.job for _, typed in vae.seen] == [0, 1, 2, 3, 4]
-    assert vae.seen[4][1].overrides == ("encoder=conv", "latent_dim=16")
-    assert out.splitlines() == [
-        "  0  encoder=conv latent_dim=2   -2",
-        "  1  encoder=conv latent_dim=4   refused: latent_dim=4: is unlucky",
-        "  2  encoder=conv latent_dim=8   failed: not finite",
-        "  3  encoder=conv latent_dim=9   failed: ZeroDivisionError: 0",
-        "  4  encoder=conv latent_dim=16  -16",
-    ]
-    assert "vae-train: job 2: not finite\n" in err
-
-
-@pytest.mark.parametrize(
-    "error, status, jobs",
-    [
-        (None, 0, 3),
-        (SettingError("latent_dim", 4, "is unlucky"), 3, 3),
-        (RunFailed("interrupted", 75), 75, 2),
-        (KeyboardInterrupt(), 130, 2),
-    ],
-)
-def test_exit_status_of_a_sweep(vae: Command, error: BaseException | None, status: int, jobs: int) -> None:
-    vae.raises = {4: error} if error else {}
-    assert vae("-m", "latent_dim=2,4,8")[0] == status
-    assert len(vae.seen) == jobs
-
-
-def test_a_sweep_of_which_all_is_refused(vae: Command) -> None:
-    vae.raises = {4: SettingError("latent_dim", 4, "is unlucky")}
-    assert vae("-m", "latent_dim=4", "seed=0,1")[0] == 2
 
 
 def test_configs_where_the_person_stands_come_first_for_our_apps_only(vae: Command) -> None:

@@ -21,7 +21,7 @@ from vaelab.experiments.assembly import assemble, build_trainer
 from vaelab.experiments.doctor import code, devices, disk
 from vaelab.experiments.doctor.code import code_findings
 from vaelab.experiments.doctor.data import find_data, splits
-from vaelab.experiments.doctor.devices import cores, device_findings, quota
+from vaelab.experiments.doctor.devices import cores, device_findings
 from vaelab.experiments.doctor.disk import disk_findings, saved_steps, temporary_files
 from vaelab.experiments.doctor.examine import examine
 from vaelab.experiments.doctor.finding import Finding, Status
@@ -262,27 +262,6 @@ class TestDevices:
         found = cores(usable, limit, threads, ranks)
         assert (found.status, found.advice) == (status, advice)
         assert words in found.found
-
-    def test_the_quota_of_a_control_group(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        own = tmp_path / "a" / "b"
-        own.mkdir(parents=True)
-        (tmp_path / "self").write_text("4:cpu:/elsewhere\n0::/a/b\n")
-        monkeypatch.setattr(devices, "OWN_GROUP", tmp_path / "self")
-        assert quota(tmp_path) is None
-        (own / "cpu.max").write_text("max 100000\n")
-        assert quota(tmp_path) is None
-        (tmp_path / "a" / "cpu.max").write_text("150000 100000\n")
-        assert quota(tmp_path) == 1.5
-        (own / "cpu.max").write_text("50000 100000\n")
-        assert quota(tmp_path) == 0.5
-
-    def test_the_quota_of_version_1(self, tmp_path: Path) -> None:
-        (tmp_path / "cpu").mkdir()
-        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-        assert quota(tmp_path) is None
-        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("200000\n")
-        assert quota(tmp_path) == 2.0
 
     def test_the_device_of_a_run(self, compose: Compose) -> None:
         config = compose(*SMALL, "trainer.precision=bf16-mixed")

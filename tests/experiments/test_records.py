@@ -18,8 +18,6 @@ from lightning.pytorch.loggers import CSVLogger
 
 import vaelab.build
 import vaelab.experiments.train as training
-from vaelab.commands.entry import Typed
-from vaelab.commands.train import _job_name
 from vaelab.experiments.evaluate import evaluate
 from vaelab.experiments.request import Request
 from vaelab.experiments.train import Result, train
@@ -248,11 +246,19 @@ def test_a_run_of_the_earlier_schema_can_still_be_used(
     assert read_manifest(RunDirectory.open(child.directory))["parent"]["weights"] == manifest["weights"]
 
 
-def test_the_folder_of_a_sweeps_job_is_named_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLANTED_TOKEN", "planted-in-a-tag")
-    words = ("tags=[planted-in-a-tag]", "+logger.api_key=planted-typed", "seed=1")
-    name = _job_name(Typed("vae-train", words, {}, None, True, 3))
-    assert name == "003_tags=--secret-PLANTED_TOKEN--,+logger.api_key=-secret-logger.api_key-,seed=1"
+def test_a_job_of_a_sweep_says_so_and_the_tracker_groups_it(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(
+        training, "open_wandb", lambda _, group, job_type, **__: seen.append((group, job_type))
+    )
+    sweep = {"name": "s", "swept": {"seed": 0}}
+    jobs = [(), ("logger.group=mine",)]
+    made = [train(compose(*TINY, "logger=wandb", *job), Request(sweep=sweep)) for job in jobs]
+    assert read_manifest(RunDirectory(made[0].directory))["sweep"] == sweep
+    train(compose(*TINY, "logger=wandb"))
+    assert seen == [("s", "sweep"), ("mine", "sweep"), ("vae", None)]
 
 
 def test_the_error_of_a_run_that_failed_holds_no_secret(

@@ -43,7 +43,7 @@ def main() -> int:
 
 def task(cfg: DictConfig, typed: Typed) -> None:
     config = settings(cfg, typed)
-    check_settings(config, is_sweep=typed.is_multirun)
+    check_settings(config)
     try:
         with StopRequest().watching():
             groups = _examined(config, typed)

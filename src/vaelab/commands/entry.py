@@ -15,6 +15,7 @@ This module imports neither torch nor Lightning, so that help, shell completion 
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import os
 import sys
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra import version
 
@@ -34,17 +35,21 @@ from hydra import version
 from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobRuntime, setup_globals
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vaelab.commands.environment import let_threads_sleep, load_env_file, of_a_run
 from vaelab.errors import MISSING, RunFailed, SettingError, nearest
+from vaelab.runs.interruption import Interrupted
+from vaelab.sweeps.job import PLACE
 
 if TYPE_CHECKING:
     from vaelab.commands.explain import Composition
+    from vaelab.commands.multirun import Multirun
 
 DONE, FAILED, REFUSED, SOME_FAILED, INTERRUPTED, CTRL_C = 0, 1, 2, 3, 75, 130
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a person who sets it to 1 wants to see tracebacks
@@ -55,17 +60,15 @@ class Typed:
     """What was typed, beside the configuration that came of it."""
 
     command: str  # vae-train
-    overrides: tuple[
-        str, ...
-    ]  # as typed, in order, without those of Hydra's own settings; in a sweep: this job's
+    overrides: tuple[str, ...]  # as typed, in order, without those of Hydra's own settings
     choices: dict[str, str | list[str] | None]  # the entry taken in every group: {"encoder": "conv", ...}
     experiment: str | list[str] | None  # the entry of the group `experiment`
-    is_multirun: bool
-    job: int | None  # the number of the job in a sweep, from 0
     flags: frozenset[str] = frozenset()  # of the command's own, those that were given
 
 
 Task = Callable[[DictConfig, Typed], float | None]
+#: the configuration that the task would train, and the SHA-256 of the weights it would begin with; raises SettingError as the task would
+Planned = Callable[[DictConfig, Typed], tuple[dict[str, Any], str | None]]
 
 
 def run(
@@ -73,6 +76,7 @@ def run(
     task: Task,
     *,
     command: str | None = None,
+    planned: Planned | None = None,
     flags: Mapping[str, str] | None = None,
     argv: Sequence[str] | None = None,
     config_dir: Path | None = None,
@@ -84,10 +88,11 @@ def run(
 
     Args:
         config_name: the primary config.
-        task: returns the number that a sweep shows for this job, if any. It may raise
-            :class:`~vaelab.errors.SettingError` as long as nothing is written, and afterwards
+        task: may raise :class:`~vaelab.errors.SettingError` as long as nothing is written, and afterwards
             :class:`~vaelab.errors.RunFailed`; any other exception is a mistake of ours and shows a traceback.
+            With ``-m`` it is not called: each job is the command again, in a process of its own.
         command: what it is called; default: ``vae-<config_name>``.
+        planned: of a command that makes runs: with ``-m`` they are jobs of a sweep, which knows them again.
         flags: of its own, without values: name -> what it does.
         argv: the arguments; default: those of the process.
         config_dir: the folder of configs; default: :func:`config_directory`.
@@ -97,7 +102,7 @@ def run(
         status that :class:`~vaelab.errors.RunFailed` carries.
     """
     folder = config_dir or config_directory(config_name)
-    app = _App(command or f"vae-{config_name}", config_name, task, folder, flags or {})
+    app = _App(command or f"vae-{config_name}", config_name, task, planned, folder, flags or {})
     try:
         status = app.run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -137,31 +142,49 @@ def local_configs_first(search_path: ConfigSearchPath) -> None:
 
 
 class _Stop(BaseException):
-    """Ends the command, a sweep included: Hydra's launcher goes on to the next job after an `Exception`."""
+    """Ends the command."""
 
     def __init__(self, status: int, message: str | None = None) -> None:
         self.status, self.message = status, message
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """How one job ended. Hydra never sees a task's exception: it would add its own text and end the batch."""
+class _TaskFunction:
+    """What Hydra calls: for a job, or with ``-m`` for what makes jobs of its own (`hydra/launcher=local`, `hydra/sweeper=optuna`)."""
 
-    typed: Typed
-    status: int
-    text: str  # the number, or why there is none
+    def __init__(self, app: _App) -> None:
+        self.__module__ = app.command  # Hydra names the job after it
+        self._app = app
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        hydra = HydraConfig.get()
+        if hydra.mode == RunMode.MULTIRUN:  # as any other launcher calls for a job
+            overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+            return self.vaelab_multirun.launch([overrides], 1, None)[0].return_value  # pyright: ignore[reportArgumentType]
+        with _environment(FULL_ERROR, "1" if self._app.want_traceback else None):
+            return self._app.job(cfg)
+
+    @property
+    def vaelab_multirun(self) -> Multirun:
+        return self._app.multirun
 
 
 class _App:
     composing: ClassVar[_App | None] = None  # the one whose configuration Hydra is composing
 
     def __init__(
-        self, command: str, config_name: str, task: Task, config_dir: Path, flags: Mapping[str, str]
+        self,
+        command: str,
+        config_name: str,
+        task: Task,
+        planned: Planned | None,
+        config_dir: Path,
+        flags: Mapping[str, str],
     ) -> None:
         self.command, self.config_name, self.task, self.config_dir = command, config_name, task, config_dir
-        self.flags = flags
+        self.planned, self.flags = planned, flags
         self.given: frozenset[str] = frozenset()  # of the flags
-        self.outcomes: list[_Outcome] = []
+        self.args = argparse.Namespace()
+        self.status = DONE  # of the one job
         self.search_path: ConfigSearchPath | None = None
         self.want_traceback = os.environ.get(FULL_ERROR) == "1"
 
@@ -171,19 +194,30 @@ class _App:
             let_threads_sleep()
             self.want_traceback = os.environ.get(FULL_ERROR) == "1"
             args, parser = self._parse(argv)
+            self.args = args
             self._compose_and_run(args, parser)
-            status = self._status()
+            status = self.multirun.status if self._is_multirun else self.status
         except SettingError as error:
             self._say(str(error), error)
             status = REFUSED
         except KeyboardInterrupt as error:
             self._say("stopped by Ctrl-C", error)
             status = CTRL_C
+        except Interrupted as error:  # while jobs ran
+            self._say(f"interrupted by {error}; the same command goes on with it", error)
+            status = error.exit_status
+        except RunFailed as error:
+            self._say(str(error), error)
+            status = error.exit_status
         except _Stop as stop:
             if stop.message:
                 self._say(stop.message, stop.__cause__)
             status = stop.status
-        self._print_sweep()
+        finally:
+            if self._is_multirun:
+                self.multirun.close()
+        if self._is_multirun:
+            self.multirun.report()
         return status
 
     def _parse(self, argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
@@ -215,11 +249,8 @@ class _App:
         return args, parser
 
     def _compose_and_run(self, args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-        def body(cfg: DictConfig) -> float | None:
-            with _environment(FULL_ERROR, "1" if self.want_traceback else None):
-                return self._job(cfg)
-
-        body.__module__ = self.command  # Hydra names the job after it
+        if PLACE in os.environ:  # a job, whatever its configuration says: jobs of jobs would have no end
+            args.overrides.append("hydra.mode=RUN")
         overrides = list(args.overrides)  # Hydra appends to its own list
         moved = args.config_dir or args.config_path or args.config_name
         asked = args.shell_completion or args.info or args.hydra_help or args.cfg
@@ -240,8 +271,8 @@ class _App:
                     cfg = self._composition(args).compose(overrides)
                     if args.help:
                         return self._help(cfg)
-                _run_hydra(args, parser, body, str(self.config_dir), self.config_name)
-        except BrokenPipeError:
+                _run_hydra(args, parser, _TaskFunction(self), str(self.config_dir), self.config_name)
+        except (BrokenPipeError, SettingError, RunFailed):  # said by whoever is asked for jobs
             raise
         except Exception as error:
             from vaelab.commands.explain import explain
@@ -250,46 +281,76 @@ class _App:
             if message is None:
                 self.want_traceback = True
                 raise _Stop(FAILED, "this is a mistake of vaelab's or Hydra's, not of yours") from error
-            raise _Stop(SOME_FAILED if self.outcomes else REFUSED, message) from error
+            has_results = self._is_multirun and self.multirun.results
+            raise _Stop(SOME_FAILED if has_results else REFUSED, message) from error
         finally:
             _App.composing = None
 
-    def _job(self, cfg: DictConfig) -> float | None:
-        """One job: Hydra's task function."""
-        hydra = HydraConfig.get()
+    def job(self, cfg: DictConfig) -> float | None:
+        """The one job. Hydra never sees a task's exception: it would add its own text."""
+        value, cause = None, None
+        try:
+            typed = self._typed(HydraConfig.get())
+            self._complete(cfg, typed)
+            value = self.task(cfg, typed)
+        except SettingError as error:
+            self.status, cause = REFUSED, error
+        except RunFailed as error:
+            self.status, cause = error.exit_status, error
+        except Exception as error:
+            self.status = FAILED
+            traceback.print_exception(error)
+        if cause is not None:
+            self._say(str(cause), cause)
+        return value
+
+    def _typed(self, hydra: HydraConf) -> Typed:
         overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
         assert isinstance(overrides, list)
-        is_multirun = hydra.mode == RunMode.MULTIRUN
         choices = _choices(hydra)
-        typed = Typed(
+        return Typed(
             command=self.command,
             overrides=tuple(map(str, overrides)),
             choices=choices,
             experiment=choices.get("experiment"),
-            is_multirun=is_multirun,
-            job=hydra.job.num if is_multirun else None,
             flags=self.given,
         )
-        value, status, text, cause = None, DONE, "", None
+
+    @functools.cached_property
+    def multirun(self) -> Multirun:
+        from vaelab.commands.multirun import Multirun
+
+        flags = sorted(self.given)
+        for name in ("config_path", "config_name", "config_dir"):
+            if (value := vars(self.args)[name]) is not None:
+                flags += [f"--{name.replace('_', '-')}", str(value)]
+        master = self._load(self.args.overrides, RunMode.MULTIRUN)
+        compose = None if self.planned is None else self._compose_job
+        return Multirun(self.command, master.hydra, compose, flags, with_tracebacks=self.want_traceback)
+
+    def _load(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
+        loader = GlobalHydra.instance().config_loader()
+        return loader.load_configuration(self.args.config_name or self.config_name, list(overrides), mode)
+
+    @property
+    def _is_multirun(self) -> bool:
+        return "multirun" in vars(self)  # somebody has asked for jobs
+
+    def _compose_job(self, overrides: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+        """What the single run with these overrides would be; raises SettingError as it would."""
+        assert self.planned is not None
+        hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
+        cfg = self._load(overrides, RunMode.RUN)
         try:
-            self._complete(cfg, typed)
-            value = self.task(cfg, typed)
-            text = "done" if value is None else f"{value:.6g}"
-        except SettingError as error:
-            status, text, cause = REFUSED, str(error), error
-        except RunFailed as error:
-            status, text, cause = error.exit_status, str(error), error
-        except Exception as error:
-            status, text = FAILED, " ".join(f"{type(error).__name__}: {error}".split())
-            traceback.print_exception(error)
-        self.outcomes.append(_Outcome(typed, status, text))
-        if is_multirun and status != DONE:
-            self._say(f"job {typed.job}: {text}", cause)
-        elif cause is not None:
-            self._say(text, cause)
-        if status == INTERRUPTED:  # somebody wants the machine: no further job is begun
-            raise _Stop(INTERRUPTED)
-        return value
+            hydra.set_config(cfg)
+            task_cfg = copy.deepcopy(cfg)
+            with open_dict(task_cfg):
+                del task_cfg["hydra"]
+            typed = self._typed(HydraConfig.get())
+            self._complete(task_cfg, typed)
+            return self.planned(task_cfg, typed)
+        finally:
+            hydra.cfg = before
 
     def _complete(self, cfg: DictConfig, typed: Typed) -> None:
         """Resolve ``cfg`` in place; refuse what is missing, and additions that nobody would read."""
@@ -341,26 +402,6 @@ class _App:
         print(cfg.hydra.help.template)
         for flag, what in self.flags.items():
             print(f"{flag:<31} {what}")
-
-    def _status(self) -> int:
-        found = [outcome.status for outcome in self.outcomes]
-        if len(set(found)) <= 1 and (not self._is_sweep() or found[0] in (DONE, REFUSED)):
-            return found[0] if found else DONE
-        return SOME_FAILED
-
-    def _is_sweep(self) -> bool:
-        return any(outcome.typed.is_multirun for outcome in self.outcomes)
-
-    def _print_sweep(self) -> None:
-        """One line a job."""
-        if not self._is_sweep():
-            return
-        names = [" ".join(outcome.typed.overrides) for outcome in self.outcomes]
-        width = max(len(name) for name in names)
-        words = {DONE: "", REFUSED: "refused: ", INTERRUPTED: ""}
-        for name, outcome in zip(names, self.outcomes):
-            word = words.get(outcome.status, "failed: ")
-            print(f"{outcome.typed.job:>3}  {name:<{width}}  {word}{outcome.text}")
 
     def _say(self, message: str, cause: BaseException | None = None) -> None:
         if self.want_traceback and cause is not None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
-import re
+import subprocess
 import sys
 from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -23,29 +20,30 @@ from vaelab.experiments.check import check
 from vaelab.experiments.parent import Parent, inherited
 from vaelab.experiments.request import Request
 from vaelab.experiments.requeue import carry_on
-from vaelab.runs import Secrets
+from vaelab.runs.files import file_digest
+from vaelab.sweeps.job import Place
+
+#: in a process of its own: it imports torch
+FETCH = "import sys; from vaelab.data import datasets; datasets.load(*sys.argv[1:])"
 
 
 def main() -> int:
-    return entry.run("train", task)
+    return entry.run("train", task, planned=planned)
 
 
 def task(cfg: DictConfig, typed: Typed) -> float | None:
     """One run. Returns the score of the selected checkpoint, None without validation."""
+    place = Place.told()
     config = settings(cfg, typed)
-    check(config, is_sweep=typed.is_multirun)
-    parent = (
-        Path(config["paths"]["log_dir"]) / "sweeps" / _sweep_name(config["name"])
-        if typed.is_multirun
-        else None
-    )
+    check(config)
     asked = Request(
         argv=tuple(sys.argv),
         overrides=typed.overrides,
         experiment=typed.experiment if isinstance(typed.experiment, str) else None,
         chosen=chosen(typed),
-        parent=parent,
-        directory=_job_name(typed) if typed.is_multirun else None,
+        parent=None if place is None else place.folder,
+        directory=None if place is None else place.directory,
+        sweep=None if place is None else place.sweep,
     )
     data = config["data"]
     if data["name"] in OWN:
@@ -63,6 +61,39 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
             raise
     fallback, reason = fallback_config(config, typed)
     return _train(fallback, replace(asked, requested_data=data["name"], fallback_reason=reason))
+
+
+def planned(cfg: DictConfig, typed: Typed) -> tuple[dict[str, Any], str | None]:
+    """What :func:`task` would train, and the SHA-256 of the weights that it would begin with, as far as that can be known beforehand.
+
+    Raises:
+        SettingError: as far as that can be known, what it would refuse.
+    """
+    config = settings(cfg, typed)
+    check(config)
+    data = config["data"]
+    if data["name"] in OWN:
+        config = settled(config)
+    elif (unavailable := _unavailable(data["name"], config["paths"]["data_dir"])) is not None:
+        if data["fallback"] is None:
+            raise unavailable
+        config, _ = fallback_config(config, typed)
+    if config["init_from"] is None:
+        return config, None
+    return config, file_digest(Parent.open(config["init_from"]).run.weights_file)
+
+
+@functools.cache  # a sweep asks for each of its jobs: servers are waited for, files read
+def _unavailable(name: str, data_dir: str) -> sources.DataUnavailable | None:
+    """Why a data set cannot be had; None where it can. What has to be fetched is fetched here, once, and not by every job at the same time."""
+    try:
+        if sources.require(name, data_dir).found == "network":
+            print(f"{name} is fetched before the first job", flush=True)
+            subprocess.run([sys.executable, "-c", FETCH, name, data_dir], check=False)
+            sources.require(name, data_dir, download=False)
+    except sources.DataUnavailable as error:
+        return error
+    return None
 
 
 def settings(cfg: DictConfig, typed: Typed) -> dict[str, Any]:
@@ -112,14 +143,3 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-@functools.cache
-def _sweep_name(name: str) -> str:
-    return f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
-
-
-def _job_name(typed: Typed) -> str:
-    """``003_latent_dim=2,seed=1``, cut to what a file name may be."""
-    words = ",".join(Secrets.of(os.environ).words(typed.overrides))
-    return f"{typed.job:03d}_{re.sub(r'[^A-Za-z0-9=.,_+-]', '-', words)}"[:120]

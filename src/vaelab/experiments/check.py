@@ -50,6 +50,7 @@ KNOWN = {
         "logger",
         "callbacks",
         "paths",
+        "sweep",
         "seed",
         "latent_dim",
         "name",
@@ -63,7 +64,15 @@ KNOWN = {
     "engine": ("chunk_steps",),
     "paths": ("log_dir", "data_dir"),
     "score": ("name", "mode"),
+    "sweep": ("name", "retry", "slots", "threads"),
     "checkpoints": ("every_n_steps", "keep"),
+}
+#: settings that the first versions had not got, as they were then
+ADDED: dict[str, Any] = {
+    "init_from": None,
+    "init_from_optimizer": False,
+    "train_only": None,
+    "sweep": {"name": None, "retry": 1, "slots": None, "threads": None},
 }
 LOGGERS = {"none": ("name",), "wandb": ("name", "project", "entity", "group")}  # those without a _target_
 
@@ -74,11 +83,14 @@ INTEGERS = {
     "optimizer.accumulate": 1,
     "trainer.log_every_n_steps": 1,
     "trainer.check_val_every_n_epoch": 1,
+    "sweep.retry": 0,
 }
 INTEGERS_OR_NULL = {
     "checkpoints.every_n_steps": 1,
     "trainer.val_check_interval": 1,
     "trainer.limit_train_batches": 1,
+    "sweep.slots": 1,
+    "sweep.threads": 1,
 }
 CHOICES: dict[str, tuple[Any, ...]] = {
     "score.mode": ("max", "min"),
@@ -90,36 +102,32 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def check(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
+def check(config: Mapping[str, Any]) -> None:
     """Refuse what no run could be made of.
 
     Args:
         config: resolved, primitives only.
-        is_sweep: whether the run is one of several that one command makes.
 
     Raises:
         SettingError: what :func:`check_settings` refuses; a log directory that cannot be written.
     """
-    check_settings(config, is_sweep=is_sweep)
+    check_settings(config)
     check_writable(_at(config, "paths.log_dir"))
 
 
-def check_settings(config: Mapping[str, Any], *, is_sweep: bool = False) -> None:
+def check_settings(config: Mapping[str, Any]) -> None:
     """As :func:`check`, but for the log directory.
 
     Raises:
         SettingError: a setting that nobody reads, that is missing, or is outside its range.
     """
     _check_settings(config)
-    trainer = config["trainer"]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and RUN_DIRECTORY not in os.environ:
         raise SettingError(
             "WORLD_SIZE",
             os.environ["WORLD_SIZE"],
             "start one process; trainer=ddp starts the others by itself",
         )
-    if is_sweep:
-        _check_processes(trainer)
 
 
 def stored_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:
@@ -135,7 +143,7 @@ def stored_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:
 
 def accepted(config: dict[str, Any], setting: str, file: Path) -> dict[str, Any]:
     """The configuration that was read from ``file``, with the settings that the first versions had not got; see :func:`stored_config`."""
-    for key, value in {"init_from": None, "init_from_optimizer": False, "train_only": None}.items():
+    for key, value in ADDED.items():
         config.setdefault(key, value)
     if isinstance(config.get("checkpoints"), dict):
         config["checkpoints"].setdefault("keep", "best_and_last")
@@ -168,9 +176,9 @@ def _check_settings(config: Mapping[str, Any]) -> None:
     if score not in VALIDATION:
         rule = f"must be what validation measures, {', '.join(VALIDATION)}, because it selects the checkpoint"
         raise SettingError("score.name", score, rule, nearest=nearest(str(score), VALIDATION))
-    name = _at(config, "name")
-    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & {"/", "\\", "\0"}:
-        raise SettingError("name", name, "must be text that can name one directory, without separators")
+    _check_name("name", _at(config, "name"))
+    if _at(config, "sweep.name") is not None:
+        _check_name("sweep.name", config["sweep"]["name"])
     tags = _at(config, "tags")
     if not isinstance(tags, Sequence) or isinstance(tags, str):
         raise SettingError("tags", tags, f"must be a list, as in tags=[{tags}]")
@@ -191,6 +199,11 @@ def _check_settings(config: Mapping[str, Any]) -> None:
             )
     _check_trainer(_at(config, "trainer"))
     _check_callbacks(_at(config, "callbacks"))
+
+
+def _check_name(setting: str, name: object) -> None:
+    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & {"/", "\\", "\0"}:
+        raise SettingError(setting, name, "must be text that can name one directory, without separators")
 
 
 def _check_logger(logger: Mapping[str, Any]) -> None:
@@ -246,19 +259,6 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     ):
         rule = "must be null, a positive integer or a fraction of the batches: every run is tested"
         raise SettingError("trainer.limit_test_batches", limit, rule)
-
-
-def _check_processes(trainer: Mapping[str, Any]) -> None:
-    """Lightning starts the ranks of ``ddp`` by running the command again, and with it the whole sweep."""
-    strategy, devices = str(trainer.get("strategy")), trainer.get("devices")
-    one_device = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
-    copies = strategy.endswith(("fork", "spawn", "notebook"))
-    if not copies and not (strategy == "auto" and one_device):
-        setting, value = (
-            ("trainer.devices", devices) if strategy == "auto" else ("trainer.strategy", strategy)
-        )
-        rule = "each of its processes would run the whole sweep (-m); use ddp_fork or one device, or start the runs one by one"
-        raise SettingError(setting, value, rule)
 
 
 def _check_callbacks(callbacks: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from vaelab.loading import without_weights
 from vaelab.runs import RunDirectory
 
 #: never a parent's: they say where and how this run is shown, and what it is
-OWN = ("paths", "logger", "callbacks", "tags", "init_from", "init_from_optimizer", "train_only")
+OWN = ("paths", "logger", "callbacks", "tags", "sweep", "init_from", "init_from_optimizer", "train_only")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Request:
         parent: folder of the run directory, where it is not ``<log_dir>/<name>``.
         note: a file that is to name the run directory, once it is there.
         directory: name of the run directory in it, where it is not made of the time.
+        sweep: the sweep that the run is a job of, for its manifest: its ``name``, and ``swept``, this job's value of each key that is swept over; None = a
+            run by itself.
     """
 
     argv: tuple[str, ...] = ()
@@ -30,4 +33,5 @@ class Request:
     fallback_reason: str | None = None
     parent: Path | None = None
     directory: str | None = None
+    sweep: dict[str, Any] | None = None
     note: Path | None = None

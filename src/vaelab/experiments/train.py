@@ -287,6 +287,7 @@ def _write_record(
         seed=config["seed"],
         precision=str(trainer.precision),
         parent=None if parent is None else _parent_record(parent, parts),
+        sweep=request.sweep,
         data=data_record(data, request.requested_data, request.fallback_reason),
         config=config,
         code=code_record(run, secrets),
@@ -347,12 +348,14 @@ def _loggers(parts: Parts, run: RunDirectory, ending: Ending, tracker_id: str) -
                 "logger=wandb cannot follow the copied processes of this strategy: metrics.csv only (trainer=ddp can)"
             )
             return []
+        sweep = read_manifest(run).get("sweep")
         logger = open_wandb(
             run.path,
             project=node["project"],
             entity=node["entity"],
             name=run.name,
-            group=node["group"] or parts.config["name"],
+            group=node["group"] or (sweep["name"] if sweep else parts.config["name"]),
+            job_type="sweep" if sweep else None,
             tags=[str(tag) for tag in parts.config["tags"]],
             config=parts.config,
             run_id=tracker_id,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vaelab.runs import cores
 from vaelab.runs.redaction import NAMES
 
 #: variables that can change a number, by name ...
@@ -84,7 +85,7 @@ def platform_record() -> dict[str, Any]:
         "libc": " ".join(platform.libc_ver()).strip() or None,
         "cpu": _cpu_model(),
         "cpu_count": os.cpu_count(),
-        "cpu_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_usable": cores.usable(),
         "memory": _memory(),
         "nvidia_driver": _nvidia_driver(),
     }

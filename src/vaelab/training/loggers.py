@@ -274,6 +274,7 @@ def open_wandb(
     config: dict[str, Any],
     run_id: str,
     entity: str | None = None,
+    job_type: str | None = None,
 ) -> WandbTracker | None:
     """A W&B run in ``run_dir/wandb``, opened within :data:`TRACKER_SECONDS`; None, with a line on the screen, where it does not open.
 
@@ -297,7 +298,7 @@ def open_wandb(
     def start(mode: str) -> Any:
         wandb.setup(wandb.Settings(silent=True))  # the screen is the progress bar's
         run = wandb.init(
-            dir=run_dir, project=project, entity=entity, **named, id=run_id,
+            dir=run_dir, project=project, entity=entity, **named, id=run_id, job_type=job_type,
             resume="allow" if mode == "online" else None, mode=mode,  # pyright: ignore[reportArgumentType]
             settings=wandb.Settings(
                 silent=True,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +10,10 @@ import torch
 from vaelab.errors import SettingError
 from vaelab.experiments.doctor.finding import Finding, note, ok, size, wrong
 from vaelab.experiments.environment import device_record
+from vaelab.runs.cores import quota, within
 from vaelab.runs.environment import platform_record
 from vaelab.training import Trainer
 
-CGROUP, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 MOST_IN_USE = 0.5  #: share of a card's memory that others may have before it is said
 
 
@@ -73,35 +71,6 @@ def _memory() -> list[Finding]:
     return found
 
 
-def quota(cgroup: Path = CGROUP) -> float | None:
-    """Cores' worth of time that the control group of this process may use; None = no limit is set.
-
-    Version 2 (``cpu.max`` of this group and of those above it), else version 1. Within a container its own group is at the top.
-    """
-    limits = []
-    for group in _own_groups(cgroup):
-        words = _read(group / "cpu.max").split()
-        if words and words[0] != "max":
-            limits.append(int(words[0]) / int(words[1]))
-    used, period = (_read(cgroup / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-    if used and period and int(used) > 0:
-        limits.append(int(used) / int(period))
-    return min(limits, default=None)
-
-
-def _own_groups(cgroup: Path) -> list[Path]:
-    lines = [line for line in _read(OWN_GROUP).splitlines() if line.startswith("0::")]
-    own = cgroup / lines[0].removeprefix("0::").lstrip("/") if lines else cgroup
-    return [group for group in (own, *own.parents) if group.is_relative_to(cgroup)]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:  # no such file: another version, or another system
-        return ""
-
-
 def cores(usable: int, quota: float | None, threads: int, ranks: int) -> Finding:
     """Whether there are as many cores as threads compute.
 
@@ -111,7 +80,7 @@ def cores(usable: int, quota: float | None, threads: int, ranks: int) -> Finding
         threads: of one process.
         ranks: processes of the run; Lightning shares the cores between them, unless OMP_NUM_THREADS says how many each takes.
     """
-    limit = usable if quota is None else max(1, min(usable, math.ceil(quota)))
+    limit = within(usable, quota)
     limited = "" if limit == usable else f" ({usable}, and a quota of {quota:g})"
     asked = os.environ.get("OMP_NUM_THREADS", "")
     total = threads * ranks if asked or ranks == 1 else limit

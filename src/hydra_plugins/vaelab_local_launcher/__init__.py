@@ -1,0 +1,41 @@
+"""``hydra/launcher=local``: each job a fresh process, as many at a time as the machine has room for.
+
+Hydra imports this module at the start of every Hydra application of the environment, so it imports nothing of ours before there are jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+NODE = {
+    "_target_": "hydra_plugins.vaelab_local_launcher.LocalLauncher",
+    "slots": "${oc.select:sweep.slots,null}",  # jobs at a time; null = as many as there is room for
+    "threads": "${oc.select:sweep.threads,null}",  # of each process; null = the cores shared out
+}
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=NODE, provider="vaelab")
+
+
+class LocalLauncher(Launcher):
+    """A task function of ours has a ``vaelab_multirun``, which knows what a job is; any other one is pickled into the processes."""
+
+    def __init__(self, slots: int | None, threads: int | None) -> None:
+        self.slots, self.threads = slots, threads
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        multirun = getattr(self.task, "vaelab_multirun", None)
+        if multirun is not None:
+            return multirun.launch(job_overrides, self.slots, self.threads)
+        from vaelab.sweeps import pickled
+        from vaelab.sweeps.slots import Slots
+
+        slots = Slots.here(self.slots, self.threads)
+        return pickled.launch(self.context, self.task, self.config, job_overrides, initial_job_idx, slots)

@@ -1,0 +1,300 @@
+"""A sweep at work: jobs come in, results come out, and what the folder has already is not made again."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vaelab.runs import RunDirectory, Status, read_status
+from vaelab.sweeps.claim import Claim
+from vaelab.sweeps.found import Found, FoundRuns, make_room
+from vaelab.sweeps.job import Job, Place
+from vaelab.sweeps.pool import Ended, Pool, Process
+from vaelab.sweeps.record import Entry, Record
+from vaelab.sweeps.slots import Slots
+
+REFUSED, INTERRUPTED = 2, (75, 130)  # exit statuses of vae-train
+OUTPUT = ".output"  # folder of what processes print; hidden, so that it is not searched for runs
+SECONDS_BETWEEN = 1.0  # two looks at jobs that another process has in hand
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The commands of one run, without its arguments: to make it, and to go on with it; and variables of both."""
+
+    train: tuple[str, ...]
+    resume: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job stands now that nothing more is done about it.
+
+    Attributes:
+        job: the job.
+        status: completed, failed, refused, interrupted or pruned.
+        run: its directory; None where it has made none.
+        score: of the selected checkpoint; None without validation, and of what is not complete.
+        error: why it is not complete, in one line.
+        seconds: that its process took; None where none was started.
+    """
+
+    job: Job
+    status: str
+    run: Path | None = None
+    score: float | None = None
+    error: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class _InHand:
+    """A job whose process has been started."""
+
+    job: Job
+    claim: Claim
+    directory: Path
+    resumed: bool
+
+
+class Sweep:
+    """Jobs are submitted, run in processes of their own, and collected.
+
+    A grid submits all of them at once. A search asks :attr:`free`, submits so many, collects, and tells its sampler: so a free slot has the next trial at once.
+    A job that has been completed in the folder is not run again; one that was interrupted, or whose process is gone, is resumed; one that failed is tried
+    again ``retry`` times; one that another process has in hand is waited for.
+
+    Args:
+        folder: of the sweep.
+        commands: of one run.
+        slots: of this machine.
+        retry: how often a job that failed is tried again.
+        argv, overrides: of this start, for the record.
+
+    Attributes:
+        results: all that have been collected.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        commands: Commands,
+        slots: Slots,
+        retry: int,
+        argv: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self.folder, self.commands, self.retry = folder.absolute(), commands, retry
+        self.pool = Pool(slots)
+        self.record = Record(self.folder, argv, overrides)
+        self._earlier = self.record.earlier()
+        self._runs = FoundRuns(self.folder)
+        self._waiting: deque[Job] = deque()
+        self._elsewhere: dict[str, Job] = {}  # in another process's hands
+        self._in_hand: dict[str, _InHand] = {}
+        self._ready: list[Result] = []
+        self.results: list[Result] = []
+        self._stopped = False
+        self._next_look = 0.0
+
+    @property
+    def free(self) -> int:
+        """Jobs that would be started at once."""
+        return self.pool.free - len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to be collected, now or later."""
+        return bool(self._waiting or self._elsewhere or self._in_hand or self._ready)
+
+    @property
+    def running(self) -> list[tuple[Job, Path, float]]:
+        """The jobs whose processes run here, with their run directories and for how many seconds."""
+        seconds = self.pool.running
+        return [
+            (one.job, one.directory, seconds[key]) for key, one in self._in_hand.items() if key in seconds
+        ]
+
+    @property
+    def elsewhere(self) -> list[Job]:
+        """The jobs that another process has in hand."""
+        return list(self._elsewhere.values())
+
+    def submit(self, job: Job) -> None:
+        """Have a job run, or found: its result is collected in either case."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        earlier = self._earlier.get(job.identity)
+        self.record.mine[job.identity] = Entry(
+            job.identity,
+            job.name,
+            list(job.overrides),
+            dict(job.swept),
+            job.directory if earlier is None else earlier.run,
+            tries=0 if earlier is None else earlier.tries,
+        )
+        done = self._done(job, self._runs.of(job.identity))
+        if done is None:
+            self._waiting.append(job)
+        else:
+            self._conclude(done)
+
+    def collect(self, timeout: float = 0.0) -> list[Result]:
+        """The results that have come in since the last call; waits for one, up to ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self._begin()
+            self._look_elsewhere()
+            left = deadline - time.monotonic()
+            if self._ready or left <= 0 or not self.busy:
+                break
+            if not self._in_hand:  # all are in the hands of others
+                time.sleep(min(SECONDS_BETWEEN, left))
+            for ended in self.pool.collect(min(SECONDS_BETWEEN, left)):
+                self._conclude(self._result(self._in_hand.pop(ended.key), ended))
+        ready, self._ready = self._ready, []
+        self.results += ready
+        return ready
+
+    def stop(self) -> None:
+        """Ask the jobs that run to save and stop, and begin no other."""
+        self._stopped = True
+        self._waiting.clear()
+        self._elsewhere.clear()
+        self.pool.tell()
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        self.pool.close()
+        for one in self._in_hand.values():
+            one.claim.release()
+        self._in_hand.clear()
+        if self.record.mine:
+            self.record.write()
+
+    def _begin(self) -> None:
+        """Begin with the jobs that wait, for as long as there is a slot."""
+        while self._waiting and self.pool.free > 0:
+            job = self._waiting.popleft()
+            claim = Claim.take(self.folder, job.identity)
+            if claim is None or any(found.live for found in self._runs.of(job.identity)):
+                if claim is not None:
+                    claim.release()
+                self._note(job, "running")
+                self._elsewhere[job.identity] = job
+                continue
+            done = self._start(job, claim)
+            if done is not None:
+                claim.release()
+                self._conclude(done)
+
+    def _start(self, job: Job, claim: Claim) -> Result | None:
+        """Start the process that a job needs. Returns its result if it needs none."""
+        runs = self._runs.of(job.identity)
+        done = self._done(job, runs)  # it may have been waiting for hours
+        if done is not None:
+            return done
+        entry = self.record.mine[job.identity]
+        begun = [one for one in runs if one.status is not Status.FAILED]
+        if begun:  # interrupted, or its process is gone
+            directory = max(begun, key=lambda one: one.record.updated).run.path
+            argv, environment = (*self.commands.resume, str(directory)), {}
+        else:
+            directory = self.folder / job.directory
+            make_room(directory)
+            argv = (*self.commands.train, *job.flags, *job.overrides)
+            environment = Place(self.folder, directory.name, {"swept": dict(job.swept)}).variables()
+            entry.tries += 1
+        entry.run = directory.name
+        self._note(job, "running")
+        self._in_hand[job.identity] = _InHand(job, claim, directory, bool(begun))
+        self.pool.submit(
+            Process(
+                job.identity,
+                argv,
+                {**self.commands.environment, **environment},
+                self._output(job),
+                (claim.descriptor,),
+            )
+        )
+        return None
+
+    def _done(self, job: Job, runs: Sequence[Found]) -> Result | None:
+        """What comes of a job for which nothing is left to do."""
+        for wanted in (Status.COMPLETED, Status.PRUNED):
+            for one in runs:
+                if one.status is wanted:
+                    return Result(job, wanted.value, one.run.path, one.score)
+        if any(one.status is not Status.FAILED for one in runs):
+            return None
+        earlier = self._earlier.get(job.identity)
+        if runs:
+            if len(runs) <= self.retry:
+                return None
+            last = max(runs, key=lambda one: one.record.updated)
+            return Result(job, "failed", last.run.path, error=self._no_more(last.record.error, len(runs)))
+        if earlier is not None and earlier.status == "refused":
+            return Result(job, "refused", error=earlier.error)
+        if earlier is not None and earlier.status == "failed" and earlier.tries > self.retry:
+            return Result(job, "failed", error=self._no_more(earlier.error, earlier.tries))
+        return None
+
+    def _no_more(self, error: str | None, tries: int) -> str:
+        times = "once" if tries == 1 else f"{tries} times"
+        return f"{error or 'failed'} (tried {times}; no more with sweep.retry={self.retry})"
+
+    def _result(self, one: _InHand, ended: Ended) -> Result | None:
+        """What a process that has ended leaves of its job; None where the run is another process's."""
+        one.claim.release()
+        run = RunDirectory(one.directory)
+        record = read_status(run.status_file) if run.status_file.is_file() else None
+        told = record is not None and record.pid == ended.pid  # else by an earlier process, or another
+        if ended.exit_status == REFUSED and not told:
+            if run.path.is_dir() and not one.resumed:
+                self._elsewhere[one.job.identity] = one.job
+                return None
+            message = (ended.cause or "").partition(": ")[2]
+            return Result(one.job, "refused", error=message, seconds=ended.seconds)
+        path = run.path if record is not None else None
+        if record is not None and told and record.status is not Status.RUNNING:
+            found = Found(run, record)
+            score = found.score if record.status is Status.COMPLETED else None
+            return Result(one.job, record.status.value, path, score, record.error, ended.seconds)
+        if self._stopped:
+            return Result(one.job, "interrupted", path, error="stopped", seconds=ended.seconds)
+        return Result(one.job, "failed", path, error=ended.cause, seconds=ended.seconds)
+
+    def _conclude(self, result: Result | None) -> None:
+        if result is None:
+            return
+        self._ready.append(result)
+        entry = self.record.mine[result.job.identity]
+        entry.error, entry.seconds = result.error, result.seconds
+        entry.run = entry.run if result.run is None else result.run.name
+        if result.status == "completed":
+            self._output(result.job).unlink(missing_ok=True)  # console.log has it
+        self._note(result.job, result.status)
+
+    def _note(self, job: Job, status: str) -> None:
+        self.record.mine[job.identity].status = status
+        self.record.write(now=status == "running")  # a try counts, though this process be killed
+
+    def _look_elsewhere(self) -> None:
+        """See to the jobs that another process had in hand: it has let go of some."""
+        if not self._elsewhere or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + SECONDS_BETWEEN
+        for identity, job in list(self._elsewhere.items()):
+            claim = Claim.take(self.folder, identity)
+            if claim is None:
+                continue
+            claim.release()
+            if not any(found.live for found in self._runs.of(identity)):
+                del self._elsewhere[identity]
+                self._waiting.appendleft(job)
+
+    def _output(self, job: Job) -> Path:
+        return self.folder / OUTPUT / f"{job.directory}.txt"
