@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from pathlib import Path
 
+from vaelab.runs.lock import taken
+
 #: folder in that of a sweep; hidden, so that it is not searched for runs
 CLAIMS = ".claims"
-#: what a file system says that has no locks: there, signs of life have to do
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 class Claim:
@@ -34,17 +32,8 @@ class Claim:
         """Claim a job of the sweep in ``folder``; None where another process has it in hand."""
         place = folder / CLAIMS / identity
         place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                os.close(descriptor)
-                raise
-        return cls(descriptor)
+        descriptor = taken(place, os.O_RDWR | os.O_CREAT)
+        return None if descriptor is None else cls(descriptor)
 
     def release(self) -> None:
         os.close(self.descriptor)
