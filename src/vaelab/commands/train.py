@@ -77,10 +77,16 @@ def planned(cfg: DictConfig, typed: Typed) -> tuple[dict[str, Any], str | None]:
     elif (unavailable := _unavailable(data["name"], config["paths"]["data_dir"])) is not None:
         if data["fallback"] is None:
             raise unavailable
-        config, _ = fallback_config(config, typed)
+        config, reason = fallback_config(config, typed)
+        _say_once(reason)
     if config["init_from"] is None:
         return config, None
     return config, file_digest(Parent.open(config["init_from"]).run.weights_file)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, flush=True)
 
 
 @functools.cache  # a sweep asks for each of its jobs: servers are waited for, files read
