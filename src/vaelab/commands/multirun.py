@@ -191,7 +191,7 @@ class Multirun:
         if self.results and self.sweep is not None:
             score = self.results[0].job.config["score"]
             print("\n".join(screen.summary(self.results, score["name"], score["mode"])))
-            print(f"{screen.counted(self.results)}  {self.sweep.folder}", flush=True)
+            print(f"{screen.counted(self.results)}  {_from_here(self.sweep.folder)}", flush=True)
         width = max(map(len, self.statuses), default=0)
         for name, status in self.statuses.items():
             print(f"{name:<{width}}  {'done' if status == DONE else f'exit status {status}'}")
@@ -251,6 +251,11 @@ def _typed(hydra: HydraConf) -> list[Override]:
     lines += words(hydra.overrides.task)
     overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(lines)
     return list({override.get_key_element(): override for override in overrides}.values())
+
+
+def _from_here(path: Path) -> Path:
+    """Relative, where it lies below the current directory."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _of_a_job(hydra: HydraConf) -> list[str]:
