@@ -14,6 +14,7 @@ from vaelab.build import PARTS, DataShape, build_model
 from vaelab.errors import SettingError, integer
 from vaelab.runs import RunDirectory, read_config, read_manifest, recorded_data
 from vaelab.runs.files import file_digest
+from vaelab.runs.manifest import without_weights
 
 
 def load_model(directory: Path) -> nn.Module:
@@ -31,13 +32,6 @@ def load_model(directory: Path) -> nn.Module:
         raise SettingError("run", directory, without_weights(run))
     give_weights(model, read_weights(run), run.weights_file)
     return model.eval()
-
-
-def without_weights(run: RunDirectory) -> str:
-    """Why a run has no ``model.safetensors``, in words that end a refusal."""
-    if read_manifest(run).get("weights") is not None:
-        return "has lost its model.safetensors, which is on record"
-    return f"has no model.safetensors: it did not complete; vae-resume {run.path} goes on with it"
 
 
 def data_shape(run: RunDirectory) -> DataShape:

@@ -124,7 +124,7 @@ def test_interrupted_it_goes_on_in_the_directory_that_was_made(
     assert entry.run("evaluate", evaluate.task, argv=asked) == 130
     (run,) = find_runs(files / "logs")
     assert (
-        f"vae-evaluate run={run.path.relative_to(files)}, with the other settings as typed, goes on"
+        f"vae-evaluate run={run.path.relative_to(files)}, with the other settings as typed, begins again"
         in capsys.readouterr().err
     )
 

@@ -14,7 +14,7 @@ from vaelab.errors import SettingError
 from vaelab.experiments.assembly import assemble
 from vaelab.experiments.parent import Parent, differences, inherited
 from vaelab.experiments.train import Result, train
-from vaelab.runs import RunDirectory, read_manifest, read_yaml
+from vaelab.runs import RunDirectory, read_json, read_manifest, read_yaml, write_json
 from vaelab.training import read_checkpoint
 from vaelab.training.checkpoints import file_digest
 
@@ -113,9 +113,14 @@ def test_what_cannot_go_on_from_a_run_is_refused(
     assert sorted(first.directory.parent.iterdir()) == before
 
 
-def test_a_run_that_did_not_complete_has_no_weights_to_give(first: Result) -> None:
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_run_without_weights_has_none_to_give(first: Result, complete: bool) -> None:
     (first.directory / "model.safetensors").unlink()
-    with pytest.raises(SettingError, match="did not complete") as error:
+    manifest = read_json(first.directory / "manifest.json")
+    if not complete:
+        write_json(first.directory / "manifest.json", {k: v for k, v in manifest.items() if k != "weights"})
+    said = "has lost its model" if complete else "did not complete; vae-resume"
+    with pytest.raises(SettingError, match=said) as error:
         Parent.open(str(first.directory))
     assert error.value.setting == "init_from"
     with pytest.raises(SettingError, match="no such run directory") as error:

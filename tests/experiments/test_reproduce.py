@@ -152,7 +152,7 @@ def test_foreign_code_is_asked_about(
     monkeypatch.setattr(reproducing, "checked_out", lambda *_: pytest.fail("it was checked out"))
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert main([str(copied.path)]) == 2
-    assert "--yes=False: has to be given: The code of" in capsys.readouterr().err
+    assert "--yes: has to be given where nobody can be asked: The code of" in capsys.readouterr().err
     with pytest.raises(SettingError, match="was not agreed to"):
         reproduce(copied.path, confirm=lambda question: bool(asked.append(question)))
     assert "carries a patch in the record" in asked[0]

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
+from hydra.version import VersionBase
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_process_of_its_own() -> Iterator[None]:
+    """Whatever commands have been run in this one: they say which version of Hydra's defaults they are for, and the suites have none."""
+    state = Singleton.get_state()
+    Singleton._instances.pop(VersionBase, None)
+    yield
+    Singleton.set_state(state)
 
 
 def test_discovered() -> None:

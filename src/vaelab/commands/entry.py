@@ -285,6 +285,8 @@ class _App:
             raise _Stop(SOME_FAILED if has_results else REFUSED, message) from error
         finally:
             _App.composing = None
+            for resolver in ("vaelab.scratch", "vaelab.groups"):  # they belong to this command
+                OmegaConf.clear_resolver(resolver)
 
     def job(self, cfg: DictConfig) -> float | None:
         """The one job. Hydra never sees a task's exception: it would add its own text."""

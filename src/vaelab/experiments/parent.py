@@ -9,8 +9,8 @@ from typing import Any
 
 from vaelab.errors import SettingError
 from vaelab.experiments.check import stored_config
-from vaelab.loading import without_weights
 from vaelab.runs import RunDirectory
+from vaelab.runs.manifest import without_weights
 
 #: never a parent's: they say where and how this run is shown, and what it is
 OWN = ("paths", "logger", "callbacks", "tags", "sweep", "init_from", "init_from_optimizer", "train_only")

@@ -146,6 +146,13 @@ def manifest_at(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def without_weights(run: RunDirectory) -> str:
+    """Why a run has no ``model.safetensors``, in words that end a refusal."""
+    if read_manifest(run).get("weights") is not None:
+        return "has lost its model.safetensors, which is on record"
+    return f"has no model.safetensors: it did not complete; vae-resume {run.path} goes on with it"
+
+
 def whole_manifest(path: Path) -> dict[str, Any]:
     """The manifest in a file, of which nothing is missing that it takes to go on with a run or to make it again; see :func:`read_manifest`."""
     manifest = manifest_at(path)
