@@ -443,7 +443,8 @@ def test_in_real_processes_the_record_among_the_files_of_wandb(clone: Clone, tmp
     done = clone.call("reproduce", str(elsewhere))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "bitwise"
-    assert "not on record: metrics, cards" in done.stdout
+    assert "not on record: metrics\n" in done.stdout
+    assert "cards test/elbo" in done.stdout
     assert "SHA-256 of the weights" in done.stdout
     assert not list(elsewhere.rglob("reproductions.json"))
 
