@@ -95,7 +95,7 @@ def test_a_job_is_the_command_of_a_single_run(command: Command, tmp_path: Path) 
     assert out.splitlines()[-3:] == [
         "       8  latent_dim=2",
         "       8  latent_dim=3",
-        f"2 completed  {Path.cwd()}/logs/sweeps/mine_latent_dim",
+        "2 completed  logs/sweeps/mine_latent_dim",
     ]
 
 

@@ -72,6 +72,7 @@ class Multirun:
         self.swept = [override for override in self.typed if override.is_sweep_override()]
         self.environment = {"HYDRA_FULL_ERROR": str(int(with_tracebacks))}  # here it is set in any case
         self.sweep: Sweep | None = None
+        self.folder: Path | None = None  # of the sweep, as it was typed
         self.statuses: dict[str, int] = {}  # of jobs without identity
 
     def launch(
@@ -149,7 +150,7 @@ class Multirun:
         """The sweep that these jobs, and later ones of the same command, belong to."""
         master, trainers = jobs[0].config, [job.config["trainer"] for job in jobs]
         name = master["sweep"]["name"] or sweep_name(_plain_name(jobs), [o.key_or_group for o in self.swept])
-        folder = Path(master["paths"]["log_dir"]) / "sweeps" / name
+        self.folder = folder = Path(master["paths"]["log_dir"]) / "sweeps" / name
         room = Slots.here(
             slots,
             threads,
@@ -191,7 +192,7 @@ class Multirun:
         if self.results and self.sweep is not None:
             score = self.results[0].job.config["score"]
             print("\n".join(screen.summary(self.results, score["name"], score["mode"])))
-            print(f"{screen.counted(self.results)}  {self.sweep.folder}", flush=True)
+            print(f"{screen.counted(self.results)}  {self.folder}", flush=True)
         width = max(map(len, self.statuses), default=0)
         for name, status in self.statuses.items():
             print(f"{name:<{width}}  {'done' if status == DONE else f'exit status {status}'}")
