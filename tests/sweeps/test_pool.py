@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -151,8 +150,10 @@ def test_processes_are_told_when_whoever_started_them_is_killed(tmp_path: Path) 
         time.sleep(60)
         """
     sweep = subprocess.Popen([sys.executable, "-c", dedent(parent)])
-    pid = int(wait_for(tmp_path / "pid"))
-    os.kill(sweep.pid, signal.SIGKILL)
-    sweep.wait()
+    try:
+        pid = int(wait_for(tmp_path / "pid"))
+    finally:
+        sweep.kill()
+        sweep.wait()
     assert wait_for(tmp_path / "saved") == "yes"
     assert is_gone(pid)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -275,11 +275,26 @@ finally:
 """
 
 
-def spawn(tmp_path: Path, jobs: str, slots: int = 2) -> subprocess.Popen[str]:
-    script = SCRIPT.format(tests=str(Path(__file__).parent), jobs=jobs, slots=slots)
-    return subprocess.Popen(
-        [sys.executable, "-u", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
+Spawn = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Start the sweep with these jobs, as words of Python, in a process of its own."""
+    spawned = []
+
+    def _spawn(jobs: str, slots: int = 2) -> subprocess.Popen[str]:
+        script = SCRIPT.format(tests=str(Path(__file__).parent), jobs=jobs, slots=slots)
+        command = [sys.executable, "-u", "-c", script]
+        spawned.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True))
+        return spawned[-1]
+
+    yield _spawn
+    for process in spawned:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def wait_for(*paths: Path) -> None:
@@ -295,9 +310,9 @@ def ready(tmp_path: Path, *seeds: int) -> list[Path]:
 
 @pytest.mark.parametrize("signum, status", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_stopped_from_outside_the_jobs_save_and_the_next_start_goes_on(
-    signum: int, status: int, start: Start, tmp_path: Path
+    signum: int, status: int, start: Start, spawn: Spawn, tmp_path: Path
 ) -> None:
-    process = spawn(tmp_path, "job(1), job(2, 'waits'), job(3, 'waits'), job(4)")
+    process = spawn("job(1), job(2, 'waits'), job(3, 'waits'), job(4)")
     wait_for(*ready(tmp_path, 2, 3))
     process.send_signal(signum)
     out, _ = process.communicate(timeout=30)
@@ -313,8 +328,8 @@ def test_stopped_from_outside_the_jobs_save_and_the_next_start_goes_on(
     assert begun(tmp_path) == ["seed=2", "seed=3", "seed=4"]
 
 
-def test_a_second_ctrl_c_does_not_wait(start: Start, tmp_path: Path) -> None:
-    process = spawn(tmp_path, "job(1, 'is_deaf')")
+def test_a_second_ctrl_c_does_not_wait(start: Start, spawn: Spawn, tmp_path: Path) -> None:
+    process = spawn("job(1, 'is_deaf')")
     wait_for(*ready(tmp_path, 1))
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
@@ -327,8 +342,10 @@ def test_a_second_ctrl_c_does_not_wait(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
-def test_killed_the_next_start_goes_on_with_what_saved_itself(start: Start, tmp_path: Path) -> None:
-    process = spawn(tmp_path, "job(1), job(2, 'waits'), job(3, 'waits'), job(4)")
+def test_killed_the_next_start_goes_on_with_what_saved_itself(
+    start: Start, spawn: Spawn, tmp_path: Path
+) -> None:
+    process = spawn("job(1), job(2, 'waits'), job(3, 'waits'), job(4)")
     wait_for(*ready(tmp_path, 2, 3))
     process.kill()
     results = start(*map(job, range(1, 5)))  # at once: they may still be saving
@@ -339,9 +356,9 @@ def test_killed_the_next_start_goes_on_with_what_saved_itself(start: Start, tmp_
     assert begun(tmp_path) == ["seed=1", "seed=2", "seed=2", "seed=3", "seed=3", "seed=4"]
 
 
-def test_two_processes_with_one_grid_share_the_work(tmp_path: Path) -> None:
+def test_two_processes_with_one_grid_share_the_work(spawn: Spawn, tmp_path: Path) -> None:
     jobs = ", ".join(f"job({number})" for number in range(12))
-    both = [spawn(tmp_path, jobs), spawn(tmp_path, jobs)]
+    both = [spawn(jobs), spawn(jobs)]
     for process in both:
         out, _ = process.communicate(timeout=60)
         expected = [(f"seed={number}", "completed") for number in range(12)]
