@@ -145,7 +145,9 @@ def test_what_two_numbers_must_share_is_on_their_cards(trained: Trained, ask: As
     own = {name: {k: v for k, v in card.protocol.items() if k not in common} for name, card in cards.items()}
     assert own["active_units"] == {"threshold": 0.02}
     assert own["nll_cut_change"] == {"threshold": 0.02, "likelihood": "bernoulli", "label": "nll"}
-    assert "effective sample size under" in str(cards["nll_cut_change"].warning), "five uneven weights an image"
+    assert "effective sample size under" in str(cards["nll_cut_change"].warning), (
+        "five uneven weights an image"
+    )
     assert own["probe_linear"] == {"probe": "multinomial logistic regression, C=1", "num_train": 1200}
     assert own["probe_nearest"] == {"probe": "10 nearest neighbours, euclidean", "num_train": 1200}
     assert {name: card.units for name, card in cards.items()} == {
