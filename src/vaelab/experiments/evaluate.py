@@ -35,7 +35,6 @@ from vaelab.experiments.train import (
     make_protocol,
     measure,
 )
-from vaelab.loading import weights_digest
 from vaelab.runs import (
     Card,
     RunDirectory,
@@ -181,7 +180,12 @@ def _measured(
         def goes_on() -> str:
             done = PerImageParts(per_image.with_suffix("")).read().get("index", ())
             if len(done) == 0:
-                return f"nothing is done yet, and {command} begins again; smaller parts: estimator.images_at_once"
+                smaller = (
+                    "; smaller parts: estimator.images_at_once"
+                    if "images_at_once" in parts.config["estimator"]
+                    else ""
+                )
+                return f"nothing is done yet, and {command} begins again{smaller}"
             return f"{command} goes on from the {len(done)} images that are done, in {folder}"
 
         with _one_of_several_processes(stored.run), _interruptible(goes_on):
@@ -231,12 +235,10 @@ def _looked_at(
         if not found.numbers:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in found.missing.items())
             raise SettingError("estimator", asked.name, f"has no number for this model: {reasons}")
-        shared, weights = (
-            asked.protocol(ready.protocol),
-            weights_digest(stored.parts.module.evaluated.state_dict()),
-        )
+        shared = asked.protocol(ready.protocol)
         made = (
-            card(number, subject.split, shared, weights, seconds, stored.warning) for number in found.numbers
+            card(number, subject.split, shared, stored.weights, seconds, stored.warning)
+            for number in found.numbers
         )
         new = [replace(card, seed=subject.noise.seed) for card in made]
         if folder.is_dir():
@@ -282,7 +284,7 @@ def _folder_name(
         "numbers": NUMBERS,
         "version": versions().get("vaelab"),  # None where it runs from its source alone
         "seed": parts.module.noise.seed,
-        "weights": weights_digest(parts.module.evaluated.state_dict()),
+        "weights": stored.weights,
         "protocol": protocol,
         "estimator": settings,
         "images": None if index is None else len(index),

@@ -27,6 +27,7 @@ from vaelab.runs import (
     Status,
     complete_manifest,
     drift,
+    read_config,
     read_status,
     recorded_data,
 )
@@ -74,7 +75,7 @@ def _resume(run: RunDirectory, data_dir: str | None) -> Result:
     found, wrong = newest(run.checkpoints)
     parts = assemble(config, None if found is not None else recorded_parent(config, manifest))
     check_data(parts, recorded_data(run))
-    if not is_recorded(config, manifest):
+    if not is_recorded(read_config(run), manifest):  # as it stands there, without what later versions add
         rule = "is not the one that the run began with: its settings have another hash than manifest.json has on record"
         raise SettingError("run", run.config_file, f"{rule}; with other settings: vae-train init_from=DIR")
     trainer = build_trainer(parts)

@@ -19,9 +19,17 @@ from vaelab.experiments.check import stored_config
 from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.foreign import SELECTED_BY
 from vaelab.experiments.train import load_weights
-from vaelab.loading import give_weights, read_weights
+from vaelab.loading import give_weights, read_weights, weights_digest
 from vaelab.noise import Noise
-from vaelab.runs import RunDirectory, Status, check_writable, read_manifest, read_status, recorded_data
+from vaelab.runs import (
+    RunDirectory,
+    Status,
+    check_writable,
+    read_config,
+    read_manifest,
+    read_status,
+    recorded_data,
+)
 from vaelab.runs.identity import is_recorded
 
 #: settings of the run's Trainer that its evaluation takes over: what numbers depend on, and what the run's steps are counted by
@@ -38,14 +46,14 @@ class Stored:
     Attributes:
         run: its directory.
         parts: its parts, with the weights of the checkpoint.
-        checkpoint: which.
+        weights: digest of those weights, see :func:`vaelab.loading.weights_digest`.
         selected_by: how that was chosen, for the card.
         warning: what stands on every card of this run.
     """
 
     run: RunDirectory
     parts: Parts
-    checkpoint: Path
+    weights: str
     selected_by: str
     warning: str | None
 
@@ -68,9 +76,11 @@ def open_run(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> S
     warnings = [fallback_warning(data["requested"], data["actual"])] if data.get("fallback_reason") else []
     if read_status(run.status_file).status is not Status.COMPLETED:
         warnings.append("of a run that is not complete, as it stands: its end will replace this card")
-    if not is_recorded(config, manifest):
+    if not is_recorded(read_config(run), manifest):  # as it stands there, without what later versions add
         warnings.append("its config.yaml is not the one on record")
-    return Stored(run, parts, checkpoint, how, "; ".join(warnings) or None)
+    return Stored(
+        run, parts, weights_digest(parts.module.evaluated.state_dict()), how, "; ".join(warnings) or None
+    )
 
 
 def parts_of(config: dict[str, Any], options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Parts:

@@ -46,7 +46,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise SettingError("run", path, "no such file") from None
     except SettingError:
         raise
-    except (
+    except (  # NotImplementedError is zipfile's word for an archive of a later version, or packed or encrypted in a way that it does not know
         OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, SyntaxError, NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise SettingError("run", path, f"holds no arrays that can be read safely ({error})") from None

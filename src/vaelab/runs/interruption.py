@@ -13,7 +13,7 @@ from typing import Any
 
 CTRL_C, RESUME_ME = 130, 75  # exit statuses
 
-#: signals that ask a run to stop, and their names; Slurm announces the end of a job's time by the last one (``--signal``)
+#: signals that ask a run to stop, and their names; Slurm announces the end of a job's time by SIGUSR1 (``--signal``)
 SIGNALS = {
     signal.SIGINT: "Ctrl-C",
     signal.SIGTERM: "SIGTERM",
