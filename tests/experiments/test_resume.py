@@ -20,8 +20,18 @@ import torch
 from vaelab.errors import RunFailed, SettingError
 from vaelab.experiments.resume import resume
 from vaelab.experiments.train import train
-from vaelab.runs import MetricsWriter, RunDirectory, Status, read_manifest, read_status, write_status
+from vaelab.runs import (
+    MetricsWriter,
+    RunDirectory,
+    Status,
+    read_manifest,
+    read_status,
+    read_yaml,
+    write_status,
+    write_yaml,
+)
 from vaelab.runs.equality import differences
+from vaelab.runs.identity import config_hash
 from vaelab.runs.lock import held
 from vaelab.runs.metrics import read
 from vaelab.training import OptimisationStep, VAEModule, read_checkpoint
@@ -373,6 +383,15 @@ def test_settings_that_were_changed_are_refused(stopped: RunDirectory) -> None:
     stopped.config_file.write_text(text.replace("  lr: 0.001\n", "  lr: 0.01\n"))
     with pytest.raises(SettingError, match=r"config\.yaml: is not the one that the run began with"):
         resume(stopped.path)
+
+
+def test_settings_that_a_later_version_adds_are_no_change(stopped: RunDirectory) -> None:
+    config = read_yaml(stopped.config_file)
+    del config["init_from_optimizer"]
+    write_yaml(stopped.config_file, config)
+    identity = config_hash(config)
+    stopped.manifest_file.write_text(json.dumps({**read_manifest(stopped), "identity": identity}))
+    resume(stopped.path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{"])
