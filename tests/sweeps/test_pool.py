@@ -12,8 +12,9 @@ from textwrap import dedent
 import pytest
 
 from vaelab.runs.status import process_identity
-from vaelab.sweeps.pool import Ended, Pool, Process
+from vaelab.sweeps.pool import Pool
 from vaelab.sweeps.slots import Slots
+from vaelab.sweeps.workers import Ended, Process
 
 
 def python(key: object, script: str, output: Path | None = None) -> Process:
@@ -143,7 +144,8 @@ def test_processes_are_told_when_whoever_started_them_is_killed(tmp_path: Path) 
         """
     parent = f"""
         import sys, time
-        from vaelab.sweeps.pool import Pool, Process
+        from vaelab.sweeps.pool import Pool
+        from vaelab.sweeps.workers import Process
         from vaelab.sweeps.slots import Slots
         pool = Pool(Slots(1))
         pool.submit(Process("it", (sys.executable, "-S", "-c", {dedent(child)!r})))

@@ -20,6 +20,7 @@ from vaelab.runs.status import is_live
 from vaelab.sweeps import grid
 from vaelab.sweeps.claim import Claim
 from vaelab.sweeps.job import Job, Place, sweep_name
+from vaelab.sweeps.pool import Pool
 from vaelab.sweeps.slots import Slots
 from vaelab.sweeps.sweep import Commands, Result, Sweep
 
@@ -57,7 +58,7 @@ RESUME = (sys.executable, STANDIN, "resume")
 
 def open_sweep(tmp_path: Path, slots: int = 2, retry: int = 1, resume: tuple[str, ...] = RESUME) -> Sweep:
     commands = Commands((sys.executable, STANDIN, "train"), resume)
-    return Sweep(tmp_path / "s", commands, Slots(slots), retry, ["vae-train", "-m"], ["seed=0,1"])
+    return Sweep(tmp_path / "s", commands, Pool(Slots(slots)), retry, ["vae-train", "-m"], ["seed=0,1"])
 
 
 def begun(tmp_path: Path) -> list[str]:

@@ -6,12 +6,16 @@ Hydra imports this module at the start of every Hydra application of the environ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from vaelab.sweeps.workers import MakeWorkers
 
 NODE = {
     "_target_": "hydra_plugins.vaelab_local_launcher.LocalLauncher",
@@ -27,13 +31,20 @@ class LocalLauncher(Launcher):
     def __init__(self, slots: int | None, threads: int | None) -> None:
         self.slots, self.threads = slots, threads
 
+    @property
+    def workers(self) -> MakeWorkers:
+        """Who carries out jobs that are submitted and collected one by one."""
+        from vaelab.sweeps.pool import Pool
+
+        return Pool.makes(self.slots, self.threads)
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         multirun = getattr(self.task, "vaelab_multirun", None)
         if multirun is not None:
-            return multirun.launch(job_overrides, self.slots, self.threads)
+            return multirun.launch(job_overrides, self.workers)
         from vaelab.sweeps import pickled
         from vaelab.sweeps.slots import Slots
 

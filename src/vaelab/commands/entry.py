@@ -158,8 +158,10 @@ class _TaskFunction:
     def __call__(self, cfg: DictConfig) -> float | None:
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:  # as any other launcher calls for a job
+            from vaelab.sweeps.pool import Pool
+
             overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-            return self.vaelab_multirun.launch([overrides], 1, None)[0].return_value  # pyright: ignore[reportArgumentType]
+            return self.vaelab_multirun.launch([overrides], Pool.makes(1))[0].return_value  # pyright: ignore[reportArgumentType]
         with _environment(FULL_ERROR, "1" if self._app.want_traceback else None):
             return self._app.job(cfg)
 

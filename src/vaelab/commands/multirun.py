@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,9 +25,8 @@ from vaelab.runs.identity import config_hash
 from vaelab.runs.interruption import StopRequest
 from vaelab.sweeps import grid, screen
 from vaelab.sweeps.job import Job, sweep_name
-from vaelab.sweeps.pool import Pool, Process
-from vaelab.sweeps.slots import Slots
 from vaelab.sweeps.sweep import Commands, Result, Sweep
+from vaelab.sweeps.workers import MakeWorkers, Process, Workers
 
 DONE, FAILED, REFUSED, SOME_FAILED = 0, 1, 2, 3
 #: what Hydra makes jobs of, and no job's business
@@ -74,10 +74,8 @@ class Multirun:
         self.sweep: Sweep | None = None
         self.statuses: dict[str, int] = {}  # of jobs without identity
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], slots: int | None, threads: int | None
-    ) -> list[JobReturn]:
-        """Carry out a batch of jobs; called by ``hydra/launcher=local``.
+    def launch(self, job_overrides: Sequence[Sequence[str]], workers: MakeWorkers) -> list[JobReturn]:
+        """Carry out a batch of jobs; called by a launcher of ours, which knows who carries them out.
 
         Raises:
             SettingError: of a job, before the first one is started.
@@ -86,11 +84,11 @@ class Multirun:
             raise self._empty()
         scores: dict[int, float | None] = {}
         if self.compose is None:
-            self._run_commands(job_overrides, Slots.here(slots, threads))
+            self._run_commands(job_overrides, workers(True, 1))
         else:
             jobs = self.jobs(job_overrides)
             if self.sweep is None:
-                self.sweep = self.open(jobs, slots, threads)
+                self.sweep = self.open(jobs, workers)
             done = grid.run(self.sweep, jobs)
             by_identity = {result.job.identity: result.score for result in done}
             scores = {number: by_identity[job.identity] for number, job in enumerate(jobs)}
@@ -145,17 +143,13 @@ class Multirun:
         keys = tuple(f"{override.get_key_element()}=" for override in self.swept)
         return [override for override in overrides if override.startswith(keys)]
 
-    def open(self, jobs: Sequence[Job], slots: int | None, threads: int | None) -> Sweep:
+    def open(self, jobs: Sequence[Job], workers: MakeWorkers) -> Sweep:
         """The sweep that these jobs, and later ones of the same command, belong to."""
         master, trainers = jobs[0].config, [job.config["trainer"] for job in jobs]
         name = master["sweep"]["name"] or sweep_name(_plain_name(jobs), [o.key_or_group for o in self.swept])
         folder = Path(master["paths"]["log_dir"]) / "sweeps" / name
-        room = Slots.here(
-            slots,
-            threads,
-            with_gpus=any(trainer["accelerator"] not in ("cpu", "mps") for trainer in trainers),
-            processes=max(_processes(trainer) for trainer in trainers),
-        )
+        with_gpus = any(trainer["accelerator"] not in ("cpu", "mps") for trainer in trainers)
+        room = workers(with_gpus, max(_processes(trainer) for trainer in trainers))
         train = _program(self.command)
         resume = str(Path(train).with_name("vae-resume"))
         typed = [str(o.input_line) for o in self.typed]
@@ -203,13 +197,13 @@ class Multirun:
                 return SettingError(override.key_or_group, value, "holds no value: there is no job")
         raise AssertionError("no jobs, though each key has values")
 
-    def _run_commands(self, job_overrides: Sequence[Sequence[str]], slots: Slots) -> None:
+    def _run_commands(self, job_overrides: Sequence[Sequence[str]], workers: Workers) -> None:
         """Jobs of a command that makes no runs: what each prints is shown when it has ended."""
         program = _program(self.command)
         stop = StopRequest()
         with (
             TemporaryDirectory(prefix="vaelab-jobs-") as folder,
-            Pool(slots) as pool,
+            closing(workers),
             stop.watching(),
             stop.deferred(),
         ):
@@ -217,9 +211,9 @@ class Multirun:
             for number, overrides in enumerate(job_overrides):
                 self.statuses[" ".join(overrides)] = DONE  # in the order in which they were asked for
                 argv = (program, *self.flags, *overrides)
-                pool.submit(Process(number, argv, self.environment, outputs[number]))
-            while pool.running:
-                for ended in pool.collect(1.0):
+                workers.submit(Process(number, argv, self.environment, outputs[number]))
+            while workers.running:
+                for ended in workers.collect(1.0):
                     name = " ".join(job_overrides[int(ended.key)])
                     self.statuses[name] = ended.exit_status
                     print(
@@ -227,7 +221,7 @@ class Multirun:
                         flush=True,
                     )
                 if stop.requested:
-                    pool.tell()
+                    workers.tell()
 
 
 class Refused(SettingError):

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Job:
         identity: SHA-256 of the settings that make its numbers (:func:`vaelab.runs.identity.config_hash`).
         typed: those of the overrides that are swept over.
         flags: what its command line has beside the overrides.
+        environment: variables of its process, which say nothing about its numbers.
     """
 
     overrides: tuple[str, ...]
@@ -36,6 +37,7 @@ class Job:
     identity: str
     typed: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -28,8 +28,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from vaelab.runs.interruption import StopRequest
-from vaelab.sweeps.pool import Ended, Pool, Process
+from vaelab.sweeps.pool import Pool
 from vaelab.sweeps.slots import Slots
+from vaelab.sweeps.workers import Ended, Process
 
 
 def launch(

@@ -10,54 +10,16 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vaelab.sweeps.slots import Slots
+from vaelab.sweeps.workers import Ended, MakeWorkers, Process
 
 POLL = 0.05  # seconds between two looks at the processes
 PR_SET_PDEATHSIG = 1
 TAIL = 4096  # bytes of a process's output that are searched for its last words
-
-
-@dataclass(frozen=True)
-class Process:
-    """One that is to be started.
-
-    Attributes:
-        key: by which whoever collects it knows it.
-        argv: the command.
-        environment: variables beside those of this process and of the slot.
-        output: the file that takes what it prints; None = it prints where this process does.
-        keep: file descriptors that stay open in it.
-    """
-
-    key: Any
-    argv: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    output: Path | None = None
-    keep: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A process that has ended.
-
-    Attributes:
-        key: of its :class:`Process`.
-        pid: that it had.
-        exit_status: as a shell gives it, or minus the signal that killed it.
-        seconds: that it took.
-        cause: why it did not end well, in one line; None where it did.
-    """
-
-    key: Any
-    pid: int
-    exit_status: int
-    seconds: float
-    cause: str | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +43,16 @@ class Pool:
         self.slots = slots
         self._waiting: deque[Process] = deque()
         self._running: dict[int, _Running] = {}  # by slot
+
+    @classmethod
+    def makes(cls, number: int | None = None, threads: int | None = None) -> MakeWorkers:
+        """One with so many slots of this machine, as :meth:`Slots.here` counts them."""
+        return lambda with_gpus, processes: cls(
+            Slots.here(number, threads, with_gpus=with_gpus, processes=processes)
+        )
+
+    def __str__(self) -> str:
+        return str(self.slots)
 
     @property
     def free(self) -> int:

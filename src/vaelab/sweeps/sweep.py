@@ -12,9 +12,8 @@ from vaelab.runs import RunDirectory, Status, read_status
 from vaelab.sweeps.claim import Claim
 from vaelab.sweeps.found import Found, FoundRuns, make_room
 from vaelab.sweeps.job import Job, Place
-from vaelab.sweeps.pool import Ended, Pool, Process
 from vaelab.sweeps.record import Entry, Record
-from vaelab.sweeps.slots import Slots
+from vaelab.sweeps.workers import Ended, Process, Workers
 
 REFUSED, INTERRUPTED = 2, (75, 130)  # exit statuses of vae-train
 OUTPUT = ".output"  # folder of what processes print; hidden, so that it is not searched for runs
@@ -71,7 +70,7 @@ class Sweep:
     Args:
         folder: of the sweep.
         commands: of one run.
-        slots: of this machine.
+        workers: who carries the jobs out.
         retry: how often a job that failed is tried again.
         argv, overrides: of this start, for the record.
 
@@ -83,13 +82,13 @@ class Sweep:
         self,
         folder: Path,
         commands: Commands,
-        slots: Slots,
+        workers: Workers,
         retry: int,
         argv: Sequence[str] = (),
         overrides: Sequence[str] = (),
     ) -> None:
         self.folder, self.commands, self.retry = folder.absolute(), commands, retry
-        self.pool = Pool(slots)
+        self.workers = workers
         self.record = Record(self.folder, argv, overrides)
         self._earlier = self.record.earlier()
         self._runs = FoundRuns(self.folder)
@@ -104,7 +103,7 @@ class Sweep:
     @property
     def free(self) -> int:
         """Jobs that would be started at once."""
-        return self.pool.free - len(self._waiting)
+        return self.workers.free - len(self._waiting)
 
     @property
     def busy(self) -> bool:
@@ -114,7 +113,7 @@ class Sweep:
     @property
     def running(self) -> list[tuple[Job, Path, float]]:
         """The jobs whose processes run here, with their run directories and for how many seconds."""
-        seconds = self.pool.running
+        seconds = self.workers.running
         return [
             (one.job, one.directory, seconds[key]) for key, one in self._in_hand.items() if key in seconds
         ]
@@ -153,7 +152,7 @@ class Sweep:
                 break
             if not self._in_hand:  # all are in the hands of others
                 time.sleep(min(SECONDS_BETWEEN, left))
-            for ended in self.pool.collect(min(SECONDS_BETWEEN, left)):
+            for ended in self.workers.collect(min(SECONDS_BETWEEN, left)):
                 self._conclude(self._result(self._in_hand.pop(ended.key), ended))
         ready, self._ready = self._ready, []
         self.results += ready
@@ -164,11 +163,11 @@ class Sweep:
         self._stopped = True
         self._waiting.clear()
         self._elsewhere.clear()
-        self.pool.tell()
+        self.workers.tell()
 
     def close(self) -> None:
         """Kill what still runs."""
-        self.pool.close()
+        self.workers.close()
         for one in self._in_hand.values():
             one.claim.release()
         self._in_hand.clear()
@@ -177,7 +176,7 @@ class Sweep:
 
     def _begin(self) -> None:
         """Begin with the jobs that wait, for as long as there is a slot."""
-        while self._waiting and self.pool.free > 0:
+        while self._waiting and self.workers.free > 0:
             job = self._waiting.popleft()
             claim = Claim.take(self.folder, job.identity)
             if claim is None or any(found.live for found in self._runs.of(job.identity)):
@@ -211,11 +210,11 @@ class Sweep:
         entry.run = directory.name
         self._note(job, "running")
         self._in_hand[job.identity] = _InHand(job, claim, directory, bool(begun))
-        self.pool.submit(
+        self.workers.submit(
             Process(
                 job.identity,
                 argv,
-                {**self.commands.environment, **environment},
+                {**self.commands.environment, **job.environment, **environment},
                 self._output(job),
                 (claim.descriptor,),
             )

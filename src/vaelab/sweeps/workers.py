@@ -1,0 +1,80 @@
+"""Whoever carries out the processes of jobs: this machine (:class:`vaelab.sweeps.pool.Pool`), or others that are asked for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Process:
+    """One that is to be started.
+
+    Attributes:
+        key: by which whoever collects it knows it.
+        argv: the command.
+        environment: variables beside those of this process and of the slot.
+        output: the file that takes what it prints; None = it prints where this process does.
+        keep: file descriptors that stay open in it.
+    """
+
+    key: Any
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    output: Path | None = None
+    keep: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended.
+
+    Attributes:
+        key: of its :class:`Process`.
+        pid: that it had.
+        exit_status: as a shell gives it, or minus the signal that killed it.
+        seconds: that it took.
+        cause: why it did not end well, in one line; None where it did.
+    """
+
+    key: Any
+    pid: int
+    exit_status: int
+    seconds: float
+    cause: str | None
+
+
+class Workers(Protocol):
+    """Processes are submitted, and collected when they have ended. Its text says in words how many there is room for: ``2 at a time, 1 thread each``."""
+
+    @property
+    def free(self) -> int:
+        """How many more processes would be started at once."""
+        ...
+
+    @property
+    def running(self) -> dict[Any, float]:
+        """The keys of those that run, and for how many seconds."""
+        ...
+
+    def submit(self, process: Process) -> None:
+        """Have a process run, at once or as soon as there is room for it."""
+        ...
+
+    def collect(self, timeout: float = 0.0) -> list[Ended]:
+        """Those that have ended since the last call; waits for one, up to ``timeout`` seconds."""
+        ...
+
+    def tell(self) -> None:
+        """Ask every process to save and stop (SIGTERM), and start no other: those that wait are forgotten."""
+        ...
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        ...
+
+
+#: workers for jobs that may compute on GPUs (or not), and have so many processes each
+MakeWorkers = Callable[[bool, int], Workers]
