@@ -19,4 +19,4 @@ compile() { # compile OUTPUT SOURCE...; --no-header: no command line, hence no a
 
 mkdir -p requirements
 compile requirements/bootstrap.txt --group bootstrap "$@"
-compile requirements/lock.txt pyproject.toml --group dev --group bootstrap --constraints requirements/bootstrap.txt "$@"
+compile requirements/lock.txt pyproject.toml --all-extras --group dev --group bootstrap --constraints requirements/bootstrap.txt "$@"
