@@ -1,0 +1,159 @@
+"""Where a study is kept: a database, or a journal file."""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaelab.errors import SettingError
+from vaelab.runs.lock import held
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from optuna.storages import BaseStorage
+
+SETTING = "sweep.storage"
+FILE = "study.db"  # in the folder of a sweep
+SQLITE = "sqlite:///"
+JOURNAL = ".journal"  # how a journal's name ends
+#: seconds that another program's lock on a database is waited for, and a server's answer
+PATIENCE = 20
+FORMS = (
+    "sqlite:///FILE, postgresql://USER@HOST/NAME, another database of SQLAlchemy's, or a file FILE.journal"
+)
+
+
+def placed(text: str | None, folder: Path) -> str:
+    """The storage that is meant by a setting, so that it is found from every current directory.
+
+    >>> placed(None, Path("/logs/sweeps/s"))
+    'sqlite:////logs/sweeps/s/study.db'
+    >>> placed("postgresql://me@host/studies", Path("/logs"))
+    'postgresql+psycopg://me@host/studies'
+
+    Args:
+        text: of the setting; None = SQLite in ``folder``.
+        folder: of the sweep.
+
+    Raises:
+        SettingError: it names no storage.
+    """
+    if text is None:
+        return f"{SQLITE}{folder.absolute() / FILE}"
+    if text.startswith(SQLITE):
+        return f"{SQLITE}{_absolute(text.removeprefix(SQLITE))}"
+    if "://" not in text:
+        if not text.endswith(JOURNAL):
+            raise SettingError(SETTING, text, f"is no storage; one is {FORMS}")
+        return str(_absolute(text))
+    kind, _, rest = text.partition("://")
+    return f"postgresql+psycopg://{rest}" if kind in ("postgresql", "postgres") else text
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def shown(storage: str) -> str:
+    """A storage without its password.
+
+    >>> shown("postgresql+psycopg://me:secret@host/studies")
+    'postgresql+psycopg://me:***@host/studies'
+    """
+    if "://" not in storage or storage.startswith(SQLITE):
+        return storage
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(storage).render_as_string(hide_password=True)
+    except ArgumentError:  # no URL: where its password begins cannot be told
+        return storage.partition("://")[0] + "://..."
+
+
+def open_storage(storage: str, patience: float = PATIENCE) -> BaseStorage:
+    """The storage, made if need be.
+
+    Args:
+        storage: as :func:`placed` gives it.
+        patience: seconds that a lock, or a server's answer, is waited for.
+
+    Raises:
+        SettingError: it cannot be had.
+    """
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    with explained(storage):
+        if "://" not in storage:
+            Path(storage).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(storage))
+        _require_driver(storage)
+        arguments: dict[str, Any] = {}
+        if storage.startswith(SQLITE):
+            Path(storage.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            arguments = {"timeout": patience}
+        elif storage.startswith("postgresql"):
+            arguments = {"connect_timeout": max(2, round(patience))}
+        # pre_ping: a connection that the server has closed meanwhile is opened again
+        try:
+            return RDBStorage(storage, {"connect_args": arguments, "pool_pre_ping": True})
+        except RuntimeError as error:  # another version of Optuna has made it
+            raise SettingError(SETTING, shown(storage), f"cannot be used: {error}") from error
+
+
+def alone(storage: str) -> AbstractContextManager[None]:
+    """Within, no other process takes a trial: SQLite alone would give one trial to two that ask at the same moment."""
+    return (
+        held(Path(storage.removeprefix(SQLITE)).parent, wait=True)
+        if storage.startswith(SQLITE)
+        else nullcontext()
+    )
+
+
+@contextmanager
+def explained(storage: str) -> Iterator[None]:
+    """Within, what a database says is wrong with it is raised as a SettingError."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+    try:
+        yield
+    except (
+        StorageInternalError,
+        DBAPIError,
+        ArgumentError,
+        NoSuchModuleError,
+        ImportError,
+        OSError,
+    ) as error:
+        raise SettingError(SETTING, shown(storage), _reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    from optuna.exceptions import StorageInternalError
+
+    cause = error
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        cause = error.__cause__
+    original = getattr(cause, "orig", None) or cause
+    words = " ".join(str(original).split()) or type(original).__name__
+    if isinstance(original, sqlite3.OperationalError) and "locked" in words:
+        return "is locked by another program, which was waited for"
+    if (isinstance(original, sqlite3.OperationalError) and "full" in words) or getattr(
+        original, "errno", None
+    ) == 28:
+        return "cannot be written: the disk is full"
+    return f"cannot be used: {words[:300]}"
+
+
+def _require_driver(storage: str) -> None:
+    if storage.startswith("postgresql+psycopg") and importlib.util.find_spec("psycopg") is None:
+        raise SettingError(
+            SETTING, shown(storage), "needs psycopg: pip install 'psycopg[binary]', or vaelab[postgresql]"
+        )
