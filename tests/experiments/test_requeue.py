@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vaelab.commands.train import main
+from vaelab.experiments.request import Request
+from vaelab.experiments.requeue import carry_on
 from vaelab.runs import Status, read_manifest, read_status
 from vaelab.runs.directory import RunDirectory
 from vaelab.training import OptimisationStep
@@ -59,6 +62,17 @@ def test_started_again_by_slurm_it_goes_on(
     assert f"{path} is complete already" in capsys.readouterr().out
     assert command(tmp_path, monkeypatch, "seed=1") == 0, "another command of the same job is another run"
     assert len(list((tmp_path / "vae").iterdir())) == 2
+
+
+def test_started_again_after_it_was_given_up_it_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose: Callable[..., dict[str, Any]]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    config, asked = compose(*SETTINGS, "trainer.val_check_interval=5"), Request(overrides=("seed=1",))
+    first = carry_on(config, asked, lambda score, validation: validation == 2)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert carry_on(config, asked) == first
+    assert read_status(first.directory / "status.json").status is Status.PRUNED
 
 
 def test_another_job_begins_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

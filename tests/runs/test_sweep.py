@@ -163,7 +163,7 @@ def test_what_did_not_complete_is_counted_named_and_enters_no_mean(folder, capsy
     a_job(folder, 0, -100.0)
     a_job(folder, 1, -1.0, status=Status.FAILED, error="CUDA out of memory")
     a_job(folder, 2, -2.0, status=Status.INTERRUPTED, cards=[])
-    a_job(folder, 3, -3.0, status=Status.PRUNED, error="worse than the median at step 10", cards=[])
+    a_job(folder, 3, -3.0, status=Status.PRUNED, error="at validation 2 of 10", cards=[])
     dead = a_job(folder, 4, -4.0, cards=[])
     write_status(dead / "status.json", Status.RUNNING)
     edit(dead / "status.json", lambda s: s.update(process=None, updated="2020-01-01T00:00:00+00:00"))
@@ -180,7 +180,7 @@ def test_what_did_not_complete_is_counted_named_and_enters_no_mean(folder, capsy
     assert "0 of 5" in rows["8"]
     assert "1 failed, 4 missing" in rows["8"]
     assert "failed: CUDA out of memory: latent_dim=2,seed=1, latent_dim=8,seed=0" in out
-    assert "pruned: worse than the median at step 10: latent_dim=2,seed=3" in out
+    assert "pruned: at validation 2 of 10: latent_dim=2,seed=3" in out
     assert [row["status"] for row in table(folder / "results.csv")].count("missing") == 4
 
 
@@ -214,6 +214,7 @@ def test_the_record_of_a_sweep_adds_what_has_no_run_directory(folder, capsys):
         },
         {"swept": {**swept, "seed": "2"}, "status": "waiting"},
         {"swept": {**swept, "seed": "3"}, "status": "completed", "run": "gone"},
+        {"swept": {**swept, "seed": "4"}, "status": "pruned", "run": "gone, too"},
         {
             "swept": {"latent_dim": "-1", "seed": "0"},
             "status": "refused",
@@ -222,13 +223,13 @@ def test_the_record_of_a_sweep_adds_what_has_no_run_directory(folder, capsys):
     )
     found = content(capsys, folder)
     assert [(run["swept"]["latent_dim"], run["seed"], run["status"]) for run in found["runs"]] == [
-        (-1, 0, "refused"), (2, 0, "completed"), (2, 1, "failed"), (2, 2, "waiting"), (2, 3, "missing"),
+        (-1, 0, "refused"), (2, 0, "completed"), (2, 1, "failed"), (2, 2, "waiting"), (2, 3, "missing"), (2, 4, "missing"),
     ]  # fmt: skip
     assert len({run["configuration"] for run in found["runs"]}) == 2
     _, out, _ = answer(capsys, folder)
     assert "failed: killed by SIGKILL: latent_dim=2,seed=1" in out
     assert "refused: latent_dim must be positive" in out
-    assert "1 of 4" in out
+    assert "1 of 5" in out
 
 
 def test_a_sweep_of_which_nothing_has_begun_is_shown(folder, capsys):

@@ -4,7 +4,7 @@
     python standin.py resume DIR
 
 WORD: completes (default), raises, is_killed, is_refused, waits (until SIGTERM, then interrupted), has_no_record (dies before its manifest),
-is_deaf (waits, and takes no notice of SIGTERM), imports_nothing (dies before its directory). A run that is resumed completes.
+is_deaf (waits, and takes no notice of SIGTERM), is_pruned, imports_nothing (dies before its directory). A run that is resumed completes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import FrameType
 
 from vaelab.runs import RunDirectory, Status, read_json, write_json, write_status
 from vaelab.sweeps.job import Place
+from vaelab.sweeps.search.trial import TRIAL
 
 TIMES = Path("started")  # a line for each process that got as far as its run
 
@@ -43,6 +44,9 @@ def train(word: str, identity: str) -> int:
 def carry_out(run: RunDirectory, word: str) -> int:
     with TIMES.open("a") as file:
         file.write(f"{run.name}\n")
+    if TRIAL in os.environ:
+        with Path("told").open("a") as file:
+            file.write(f"{os.environ[TRIAL]}\n")
     if word == "raises":
         write_status(run.status_file, Status.FAILED, exit_status=1, error="ValueError: no good")
         print("vae-train: the run failed: ValueError: no good; the traceback is in console.log")
@@ -61,6 +65,10 @@ def carry_out(run: RunDirectory, word: str) -> int:
         (run.path / "ready").touch()
         time.sleep(60)  # goes on after a signal that is taken no notice of
     manifest = read_json(run.manifest_file)
+    if word == "is_pruned":
+        write_json(run.manifest_file, {**manifest, "best_score": 7.0, "given_up": {"score": 5.0}})
+        write_status(run.status_file, Status.PRUNED, exit_status=0, error="at validation 2 of 10")
+        return 0
     write_json(run.manifest_file, {**manifest, "best_score": -float(int(manifest["identity"]["sha256"], 16))})
     write_status(run.status_file, Status.COMPLETED, exit_status=0)
     return 0

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from vaelab.runs import RunDirectory, Status, read_json, read_manifest, read_status, write_status
 from vaelab.runs.status import is_live
-from vaelab.sweeps import grid
+from vaelab.sweeps import grid, screen
 from vaelab.sweeps.claim import Claim
 from vaelab.sweeps.job import Job, Place, sweep_name
 from vaelab.sweeps.pool import Pool
@@ -193,6 +194,37 @@ def test_a_refusal_is_not_asked_for_again(start: Start, tmp_path: Path) -> None:
     assert brief(start(job(1))) == [("refused", "model=x: does not go with prior=y")]
     (tmp_path / "s" / "sweep.json").unlink()
     assert brief(start(job(1))) == [("completed", None)]
+
+
+def test_one_that_was_pruned_has_ended_well_with_its_last_score(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = start(job(1), job(2, "is_pruned"), job(3))
+    pruned = results[1]
+    assert (pruned.status, pruned.error, pruned.score) == ("pruned", "at validation 2 of 10", 5.0)
+    assert "seed=2  pruned: at validation 2 of 10  val/elbo 5  " in capsys.readouterr().out
+    assert screen.summary(results, "val/elbo", "max") == [
+        "val/elbo  job",
+        "      -1  seed=1",
+        "      -3  seed=3",
+        "  pruned  seed=2  at validation 2 of 10  val/elbo 5",
+    ]
+    assert screen.counted(results) == "2 completed, 1 pruned"
+    assert not (tmp_path / "s" / ".output" / "seed=2_00000000.txt").exists(), "console.log has it"
+    assert entries(tmp_path)["seed=2"]["status"] == "pruned"
+    begun(tmp_path)
+    again = start(job(1), job(2), job(3))
+    assert begun(tmp_path) == [], "it is not run again"
+    assert (again[1].status, again[1].score, again[1].error) == ("pruned", 5.0, "at validation 2 of 10")
+
+
+def test_a_job_is_told_its_variables_when_it_is_made_and_when_it_is_resumed(
+    start: Start, tmp_path: Path
+) -> None:
+    told = replace(job(1, "is_killed"), environment={"VAELAB_TRIAL": "7"})
+    start(told)
+    start(told)
+    assert (tmp_path / "told").read_text().split() == ["7", "7"]
 
 
 def test_a_damaged_record_is_made_anew_from_the_runs(start: Start, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from vaelab.training.loggers import (
     WandbTracker,
     close_wandb,
     log_picture,
+    mark_pruned,
     open_wandb,
     record_files,
     upload_line,
@@ -48,6 +49,7 @@ class FakeRun:
         self.exit_codes: list[int] = []
         self.saved: list[tuple[str, str, str]] = []
         self.trouble: Any = lambda: None
+        self.tags: tuple[str, ...] = ()
 
     def define_metric(self, name: str, step_metric: str | None = None) -> None:
         self.metrics.append((name, step_metric))
@@ -91,6 +93,7 @@ class FakeWandb(ModuleType):
         self.runs.append(
             FakeRun(Path(arguments["dir"]) / "wandb" / arguments["id"], arguments["mode"], arguments["id"])
         )
+        self.runs[-1].tags = tuple(arguments["tags"])
         return self.runs[-1]
 
 
@@ -138,6 +141,14 @@ def test_every_row_and_picture_carries_the_optimizer_step_in_order(wandb: FakeWa
     assert ("*", "trainer/global_step") in run.metrics
     arguments = wandb.inits[0]
     assert (arguments["group"], arguments["tags"], arguments["config"]) == ("g", ["t"], {"seed": 3})
+
+
+def test_a_run_that_was_given_up_has_a_tag_and_ends_well(wandb: FakeWandb, tmp_path: Path) -> None:
+    tracker = opened(tmp_path)
+    assert tracker is not None
+    mark_pruned([MetricsFile(tmp_path / "metrics.csv"), tracker])
+    close_wandb(tracker, 0)
+    assert (wandb.runs[0].tags, wandb.runs[0].exit_codes) == (("t", "pruned"), [0])
 
 
 def test_how_lightning_ends_is_not_how_the_run_ends(wandb: FakeWandb, tmp_path: Path) -> None:
@@ -408,7 +419,9 @@ def test_the_real_library_records_offline_and_survives_its_service(
     assert first is not None
     first.log_metrics({"val/elbo": -3.5}, 10)
     first.log_picture("samples", PICTURE, 10)
+    first.tag("pruned")
     close_wandb(first, 1)
+    assert first.run.tags == ("t", "pruned")
     rows, exit_codes, config = _ended_file(first.folder)
     assert [row["trainer/global_step"] for row in rows] == ["10", "10"]
     assert rows[0]["val/elbo"] == "-3.5"

@@ -11,14 +11,17 @@ from vaelab.errors import RunFailed, SettingError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Resume and return the exit status: 0 done; 1 failed; 2 refused; 75 interrupted again; 130 Ctrl-C."""
+    """Resume and return the exit status: 0 done, or given up; 1 failed; 2 refused; 75 interrupted again; 130 Ctrl-C."""
     arguments = _parser().parse_args(argv)
     try:
         load_env_file()
         let_threads_sleep()
+        from vaelab.sweeps.search.trial import Trial, TrialReport
+
+        trial = Trial.told()
         from vaelab.experiments.resume import resume  # seconds to import
 
-        resume(arguments.directory, arguments.data_dir)
+        resume(arguments.directory, arguments.data_dir, None if trial is None else TrialReport(trial).report)
     except SettingError as error:
         print(f"vae-resume: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from vaelab.experiments.request import Request
 from vaelab.experiments.requeue import carry_on
 from vaelab.runs.files import file_digest
 from vaelab.sweeps.job import Place
+from vaelab.sweeps.search.trial import Trial, TrialReport
 
 #: in a process of its own: it imports torch
 FETCH = "import sys; from vaelab.data import datasets; datasets.load(*sys.argv[1:])"
@@ -32,8 +34,9 @@ def main() -> int:
 
 
 def task(cfg: DictConfig, typed: Typed) -> float | None:
-    """One run. Returns the score of the selected checkpoint, None without validation."""
-    place = Place.told()
+    """One run. Returns the score of the selected checkpoint, or the last one of a run that was given up; None without validation."""
+    place, trial = Place.told(), Trial.told()
+    report = None if trial is None else TrialReport(trial).report
     config = settings(cfg, typed)
     check(config)
     asked = Request(
@@ -48,19 +51,19 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
     data = config["data"]
     if data["name"] in OWN:
         settled(config)  # refused before torch is imported
-        return _train(config, asked)
+        return _train(config, asked, report)
     try:
         available = sources.require(data["name"], config["paths"]["data_dir"])
         if available.found == "cache" and not available.data_dir.exists():
             print(
                 f"paths.data_dir={config['paths']['data_dir']} does not exist: the copy of {data['name']} in the cache is used"
             )
-        return _train(config, asked)
+        return _train(config, asked, report)
     except sources.DataUnavailable:  # at once, or when the download failed: nothing has been written
         if data["fallback"] is None:
             raise
     fallback, reason = fallback_config(config, typed)
-    return _train(fallback, replace(asked, requested_data=data["name"], fallback_reason=reason))
+    return _train(fallback, replace(asked, requested_data=data["name"], fallback_reason=reason), report)
 
 
 def planned(cfg: DictConfig, typed: Typed) -> tuple[dict[str, Any], str | None]:
@@ -110,8 +113,10 @@ def settings(cfg: DictConfig, typed: Typed) -> dict[str, Any]:
     return inherited(Parent.open(config["init_from"]).config, config, typed.overrides)
 
 
-def _train(config: dict[str, Any], request: Request) -> float | None:
-    return carry_on(config, request).score  # what it needs takes seconds to import
+def _train(
+    config: dict[str, Any], request: Request, report: Callable[[float, int], bool] | None
+) -> float | None:
+    return carry_on(config, request, report).score  # what it needs takes seconds to import
 
 
 def chosen(typed: Typed) -> tuple[str, ...]:

@@ -29,18 +29,22 @@ class Ending:
 
     Attributes:
         stop: whether somebody wants it to.
+        status: if nothing goes wrong: completed, or pruned.
+        why: it was pruned.
         heartbeat: says that it goes on; is told how far it is.
         actions: what is done at the end, with the exit status.
     """
 
     stop: StopRequest = field(default_factory=StopRequest)
+    status: Status = Status.COMPLETED
+    why: str | None = None
     heartbeat: Heartbeat | None = None
     actions: list[Callable[[int], None]] = field(default_factory=list)
 
 
 @contextmanager
 def recorded(run: RunDirectory, redact: Callable[[str], str] = str) -> Iterator[Ending]:
-    """``status.json`` says running, then completed, failed or interrupted; the actions of the :class:`Ending` are done in each case.
+    """``status.json`` says running, then completed, pruned, failed or interrupted; the actions of the :class:`Ending` are done in each case.
 
     Args:
         run: its directory.
@@ -63,7 +67,7 @@ def recorded(run: RunDirectory, redact: Callable[[str], str] = str) -> Iterator[
             if found is None:
                 raise RunFailed(f"the run failed: {text}; the traceback is in {run.console_file}") from error
             raise RunFailed(f"interrupted by {text}; {_what_is_left(run)}", status) from error
-    _end(run, ending, Status.COMPLETED, 0, None)
+    _end(run, ending, ending.status, 0, ending.why)
 
 
 def interruption(error: BaseException, stop: StopRequest) -> tuple[int, str] | None:
@@ -84,10 +88,10 @@ def _end(run: RunDirectory, ending: Ending, status: Status, exit_status: int, er
         if run.manifest_file.is_file():
             complete_manifest(run, status)
 
-    if status is Status.COMPLETED:  # said last, when it is true of everything
+    if exit_status == 0:  # said last, when it is true of everything
         write_manifest()
     write_status(run.status_file, status, exit_status=exit_status, error=error)
-    if status is not Status.COMPLETED:
+    if exit_status != 0:
         write_manifest()
     for action in ending.actions:
         action(exit_status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 FOLDER = ".slurm"
 
 
-def carry_on(config: dict[str, Any], request: Request) -> Result:
+def carry_on(
+    config: dict[str, Any], request: Request, report: Callable[[float, int], bool] | None = None
+) -> Result:
     """Train; or, in a job that Slurm has started again, resume what this very command began in it.
+
+    Arguments as of :func:`vaelab.experiments.train.train`.
 
     Raises:
         SettingError: as :func:`vaelab.experiments.train.train` and :func:`vaelab.experiments.resume.resume` do.
@@ -33,14 +37,18 @@ def carry_on(config: dict[str, Any], request: Request) -> Result:
     note = job_note(config["paths"]["log_dir"], request, os.environ)
     run = None if note is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0" else begun(note)
     if run is None:
-        return train(config, replace(request, note=note))
-    if read_status(run.status_file).status is Status.COMPLETED:
+        return train(config, replace(request, note=note), report=report)
+    status = read_status(run.status_file).status
+    if status is Status.PRUNED:
+        print(f"{run.path} was given up already")
+        return Result(run.path, [], float(read_manifest(run)["given_up"]["score"]))
+    if status is Status.COMPLETED:
         print(f"{run.path} is complete already")
         return Result(run.path, read_cards(run.evaluation_file), read_manifest(run)["best_score"])
     from vaelab.experiments.resume import resume
 
     print(f"started again by Slurm: on with {run.path}", flush=True)
-    return resume(run.path)
+    return resume(run.path, report=report)
 
 
 def job_note(log_dir: str, request: Request, environment: Mapping[str, str]) -> Path | None:

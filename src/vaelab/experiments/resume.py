@@ -38,12 +38,12 @@ from vaelab.runs.lock import held
 from vaelab.runs.manifest import whole_manifest
 from vaelab.runs.status import is_live, seconds_since, utc_now
 from vaelab.runs.worktree import is_here
-from vaelab.training import Trainer
+from vaelab.training import Report, Trainer
 from vaelab.training.checkpoints import Found, file_digest, newest, reinstate
 
 
-def resume(directory: Path | str, data_dir: str | None = None) -> Result:
-    """Continue a run that was interrupted, killed or failed, from its newest whole checkpoint, or from its first step where there is none.
+def resume(directory: Path | str, data_dir: str | None = None, report: Report | None = None) -> Result:
+    """Continue a run that was interrupted, killed or given up, or that failed, from its newest whole checkpoint, or from its first step where there is none.
 
     On the same machine with the same versions, weights and every metric outside ``time/`` come out as if nothing had happened: what was logged after the checkpoint is cut off and
     logged again.
@@ -51,6 +51,7 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     Args:
         directory: of the run.
         data_dir: where its data lie; None = where they lay.
+        report: as of :func:`vaelab.experiments.train.train`; None = whoever gave the run up is not asked again.
 
     Raises:
         SettingError: the run is complete or still going, its data or its parent are not what they were, or this machine lacks what it needs; nothing was written.
@@ -59,12 +60,12 @@ def resume(directory: Path | str, data_dir: str | None = None) -> Result:
     prepare_process()
     run = RunDirectory.open(directory)
     if not is_main_process():
-        return _resume(run, data_dir)
+        return _resume(run, data_dir, report)
     with held(run.path, "carried out"):
-        return _resume(run, data_dir)
+        return _resume(run, data_dir, report)
 
 
-def _resume(run: RunDirectory, data_dir: str | None) -> Result:
+def _resume(run: RunDirectory, data_dir: str | None, report: Report | None) -> Result:
     config, manifest = stored_config(run), whole_manifest(run.manifest_file)
     if is_main_process():
         _refuse(run, manifest)
@@ -96,7 +97,7 @@ def _resume(run: RunDirectory, data_dir: str | None) -> Result:
         _say(parts, trainer, run, found)
 
     tracker = manifest["tracker"]
-    return carry_out(parts, trainer, run, begin, tracker["id"] if tracker else run.name, last)
+    return carry_out(parts, trainer, run, begin, tracker["id"] if tracker else run.name, last, report)
 
 
 def _refuse(run: RunDirectory, manifest: Mapping[str, Any]) -> None:
@@ -115,8 +116,6 @@ def _refuse(run: RunDirectory, manifest: Mapping[str, Any]) -> None:
     if is_live(status):
         age = f"{seconds_since(status.updated):.0f} s"
         raise SettingError("run", run.path, f"is still going: process {status.pid}, last heard of {age} ago")
-    if status.status is Status.PRUNED:
-        raise SettingError("run", run.path, "was given up by the search that it belongs to")
 
 
 def find_data(config: dict[str, Any], data_dir: str | None) -> None:

@@ -74,7 +74,10 @@ def open_run(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> S
     except SettingError as error:
         raise SettingError("run", run.path, error.rule) from None
     warnings = [fallback_warning(data["requested"], data["actual"])] if data.get("fallback_reason") else []
-    if read_status(run.status_file).status is not Status.COMPLETED:
+    status = read_status(run.status_file).status
+    if status is Status.PRUNED:
+        warnings.append("of a run that was given up before its end")
+    elif status is not Status.COMPLETED:
         warnings.append("of a run that is not complete, as it stands: its end will replace this card")
     if not is_recorded(read_config(run), manifest):  # as it stands there, without what later versions add
         warnings.append("its config.yaml is not the one on record")

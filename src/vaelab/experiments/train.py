@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -46,7 +46,7 @@ from vaelab.runs.cards import table
 from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.runs.lock import held
 from vaelab.runs.manifest import missing
-from vaelab.runs.metrics import OWN
+from vaelab.runs.metrics import OWN, STEP
 from vaelab.runs.metrics import read as read_metrics
 from vaelab.runs.status import Status
 from vaelab.training import (
@@ -54,6 +54,8 @@ from vaelab.training import (
     Checkpoints,
     MetricsFile,
     PerImageParts,
+    Pruning,
+    Report,
     RunProgress,
     StepsDone,
     Trainer,
@@ -63,7 +65,7 @@ from vaelab.training import (
     open_wandb,
 )
 from vaelab.training.checkpoints import Found, file_digest, newest, read_checkpoint
-from vaelab.training.loggers import WandbTracker, log_picture, record_files
+from vaelab.training.loggers import WandbTracker, log_picture, mark_pruned, record_files
 from vaelab.training.pictures import Artist
 
 #: strategies whose ranks are copies of this process; a tracker's connection does not survive the copying
@@ -72,6 +74,8 @@ COPYING = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 
 #: set by rank 0 beside the run directory: the checkpoint that the run goes on from
 CHECKPOINT = "VAELAB_CHECKPOINT"
+#: set by rank 0 of a run that may be given up: the other ranks have to listen
+PRUNING = "VAELAB_PRUNING"
 
 #: the test's values, image by image
 PER_IMAGE = "per_image.npz"
@@ -83,8 +87,8 @@ class Result:
 
     Attributes:
         directory: of the run.
-        cards: its numbers.
-        score: of the selected checkpoint in validation; None without validation.
+        cards: its numbers; none of a run that was given up.
+        score: of the selected checkpoint in validation, of a run that was given up its last one; None without validation.
     """
 
     directory: Path
@@ -92,13 +96,19 @@ class Result:
     score: float | None
 
 
-def train(config: dict[str, Any], request: Request = Request(), callbacks: Sequence[Callback] = ()) -> Result:
+def train(
+    config: dict[str, Any],
+    request: Request = Request(),
+    callbacks: Sequence[Callback] = (),
+    report: Report | None = None,
+) -> Result:
     """Train, validate, test the selected checkpoint, and write the run directory.
 
     Args:
         config: resolved, primitives only.
         request: how it was asked for.
         callbacks: Lightning callbacks beside those that the configuration names.
+        report: told the score of each validation, and which one it is, it says whether to give the run up (status ``pruned``: it is not tested); None = nobody is told.
 
     Raises:
         SettingError: something a person got wrong; nothing was written.
@@ -128,7 +138,7 @@ def train(config: dict[str, Any], request: Request = Request(), callbacks: Seque
             Console().print(descent(parts, parent))
 
     with held(run.path, "carried out"):
-        return carry_out(parts, trainer, run, begin, token_hex(8))
+        return carry_out(parts, trainer, run, begin, token_hex(8), report=report)
 
 
 def prepare_process() -> None:
@@ -149,9 +159,10 @@ def as_rank(parts: Parts, trainer: Trainer) -> Result:
     named = os.environ.get(CHECKPOINT)
     found = None if named is None else newest(run.checkpoints)[0]
     assert found is None or str(found.path) == named
+    pruning = Pruning(parts.config["score"]["name"], None) if PRUNING in os.environ else None
     try:
         with stop.watching():
-            _fit_and_test(parts, trainer, run, stop, found)
+            _fit_and_test(parts, trainer, run, stop, found, pruning)
     except Interrupted as error:
         raise RunFailed(str(error), error.exit_status) from error
     return Result(run.path, [], None)
@@ -164,6 +175,7 @@ def carry_out(
     begin: Callable[[Secrets], None],
     tracker_id: str,
     found: Found | None = None,
+    report: Report | None = None,
 ) -> Result:
     """Train, test and record, in a run directory that is there.
 
@@ -174,6 +186,7 @@ def carry_out(
         begin: called first, with what no record may hold, within what goes into ``console.log``; after it the manifest is there.
         tracker_id: of the run at the tracker.
         found: the checkpoint that the run goes on from; None = from the first step.
+        report: as of :func:`train`.
 
     Raises:
         RunFailed: it did not complete; the directory says why.
@@ -182,9 +195,13 @@ def carry_out(
     os.environ[RUN_DIRECTORY] = str(run.path.resolve())
     if found is not None:
         os.environ[CHECKPOINT] = str(run.path.resolve() / found.path.relative_to(run.path))
+    pruning = None
+    if report is not None:
+        os.environ[PRUNING] = "1"
+        pruning = Pruning(config["score"]["name"], report, _scores(run, config["score"]["name"]))
     secrets = Secrets.of(os.environ, config)
     with ExitStack() as stack:
-        for name in (RUN_DIRECTORY, CHECKPOINT):
+        for name in (RUN_DIRECTORY, CHECKPOINT, PRUNING):
             stack.callback(os.environ.pop, name, None)
         console = stack.enter_context(ConsoleLog(run.console_file, secrets.redact))
         ending = stack.enter_context(recorded(run, secrets.redact))
@@ -194,7 +211,11 @@ def carry_out(
         trainer.loggers = [MetricsFile(run.metrics_file), *_loggers(parts, run, ending, tracker_id)]
         trainer.callbacks.append(StepsDone(ending.heartbeat))  # pyright: ignore[reportAttributeAccessIssue]
         started = time.perf_counter()
-        checkpoints, step, seconds = _fit_and_test(parts, trainer, run, ending.stop, found)
+        checkpoints, step, seconds = _fit_and_test(parts, trainer, run, ending.stop, found, pruning)
+        if checkpoints.given_up is not None:
+            _give_up(run, ending, trainer, checkpoints, config["score"]["name"])
+            print(f"{time.perf_counter() - started:.0f} s  {run.path}")
+            return Result(run.path, [], checkpoints.given_up.score)
         numbers = _cards(parts, run, checkpoints, seconds)
         _finish(parts, trainer, run, checkpoints, step, numbers)
         Console().print(table(numbers))
@@ -204,9 +225,14 @@ def carry_out(
 
 
 def _fit_and_test(
-    parts: Parts, trainer: Trainer, run: RunDirectory, stop: StopRequest, found: Found | None
+    parts: Parts,
+    trainer: Trainer,
+    run: RunDirectory,
+    stop: StopRequest,
+    found: Found | None,
+    pruning: Pruning | None,
 ) -> tuple[Checkpoints, int, float]:
-    """Train, then test the selected weights; what every rank does. Returns the last step and the seconds of the test too."""
+    """Train, then test the selected weights, unless the run was given up; what every rank does. Returns the last step and the seconds of the test too."""
     config, module = parts.config, parts.module
     checkpoints = Checkpoints(
         run.checkpoints,
@@ -215,7 +241,8 @@ def _fit_and_test(
         config["checkpoints"]["every_n_steps"],
         config["checkpoints"].get("keep", "best_and_last"),  # an older run has none
     )
-    trainer.callbacks.append(checkpoints)  # pyright: ignore[reportAttributeAccessIssue]
+    callbacks = [checkpoints] if pruning is None else [checkpoints, pruning]  # the best one is saved first
+    trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     module.stop, module.fault_file = stop, run.skipped_batch_file
     module.fingerprint = MetricsFile(run.fingerprint_file)
     if found is None or not found.finished:
@@ -228,6 +255,8 @@ def _fit_and_test(
             )
     module.fingerprint.finalize("success")
     step = checkpoints.read_back()
+    if checkpoints.given_up is not None:
+        return checkpoints, step, 0.0
     load_weights(module, checkpoints.selected)
     return checkpoints, step, measure(parts, trainer, run.path / PER_IMAGE)
 
@@ -432,6 +461,25 @@ def make_cards(
         warning=warning,
     )
     return [replace(card, seed=parts.module.noise.seed) for card in made]
+
+
+def _scores(run: RunDirectory, score: str) -> dict[int, float]:
+    """Step -> score, of the validations that a run has had so far."""
+    rows = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
+    return {int(row[STEP]): row[score] for row in rows if score in row}
+
+
+def _give_up(
+    run: RunDirectory, ending: Ending, trainer: Trainer, checkpoints: Checkpoints, score: str
+) -> None:
+    """Of a run that was given up: what is known of it."""
+    found = checkpoints.given_up
+    assert found is not None
+    place = f"at validation {found.validation} of {found.validations}"
+    ending.status, ending.why = Status.PRUNED, place
+    mark_pruned(trainer.loggers)
+    complete_manifest(run, Status.RUNNING, best_score=checkpoints.best_score, given_up=asdict(found))
+    print(f"pruned {place}: {score} {found.score:.6g}; vae-resume {run.path} goes on with it all the same")
 
 
 def _finish(

@@ -131,7 +131,7 @@ def read(folder: Path, rows: Sequence[Row]) -> Sweep:
         jobs.append(_job(row, of_row, known, len(found)))
     for entry in waiting.values():
         status = str(entry.get("status"))
-        status = MISSING if status == Status.COMPLETED.value else status
+        status = MISSING if status in (Status.COMPLETED.value, Status.PRUNED.value) else status
         values, error = _swept(entry), entry.get("error")
         name, seed = str(entry.get("run") or entry.get("name") or ""), _integer(values.get(SEED))
         jobs.append(Job(name, None, status, seed, values, None if error is None else str(error)))

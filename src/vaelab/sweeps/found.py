@@ -28,8 +28,10 @@ class Found:
 
     @property
     def score(self) -> float | None:
-        """Of the selected checkpoint; None without validation, or before the end."""
-        score = read_manifest(self.run).get("best_score")
+        """Of the selected checkpoint; of a run that was given up the last one, which it was given up for. None without validation, or before the end."""
+        manifest = read_manifest(self.run)
+        pruned = self.status is Status.PRUNED
+        score = (manifest.get("given_up") or {}).get("score") if pruned else manifest.get("best_score")
         return None if score is None else float(score)
 
 

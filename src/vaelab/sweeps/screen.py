@@ -85,10 +85,10 @@ class Screen:
 
 
 def summary(results: Sequence[Result], score: str, mode: str) -> list[str]:
-    """A line a job: those with a number first, the best one first, then the others with why they have none."""
+    """A line a job: those that completed first, the best one first, then the others with why they have no number; one that was pruned has its last."""
 
     def rank(result: Result) -> tuple[bool, float, str]:
-        number = result.score
+        number = _final(result)
         return (
             number is None,
             0.0 if number is None else number if mode == "min" else -number,
@@ -97,12 +97,19 @@ def summary(results: Sequence[Result], score: str, mode: str) -> list[str]:
 
     rows = []
     for result in sorted(results, key=rank):
-        word = result.status if result.score is None else f"{result.score:.6g}"
-        rows.append((word, result.job.name, result.error or ""))
+        final = _final(result)
+        last = f"{score} {result.score:.6g}" if result.score is not None and final is None else ""
+        word = result.status if final is None else f"{final:.6g}"
+        rows.append((word, result.job.name, "  ".join(filter(None, (result.error, last)))))
     left, middle = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
     left = max(left, len(score))
     lines = [f"{score:>{left}}  job"]
     return lines + [f"{word:>{left}}  {name:<{middle}}  {error}".rstrip() for word, name, error in rows]
+
+
+def _final(result: Result) -> float | None:
+    """The number of a job that can be compared with others': not the last one of a run that was pruned early."""
+    return None if result.status == "pruned" else result.score
 
 
 def counted(results: Sequence[Result]) -> str:

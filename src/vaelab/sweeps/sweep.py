@@ -37,7 +37,7 @@ class Result:
         job: the job.
         status: completed, failed, refused, interrupted or pruned.
         run: its directory; None where it has made none.
-        score: of the selected checkpoint; None without validation, and of what is not complete.
+        score: of the selected checkpoint, or the last one of a run that was pruned; None without validation, and of what came to no end of its own.
         error: why it is not complete, in one line.
         seconds: that its process took; None where none was started.
     """
@@ -226,7 +226,7 @@ class Sweep:
         for wanted in (Status.COMPLETED, Status.PRUNED):
             for one in runs:
                 if one.status is wanted:
-                    return Result(job, wanted.value, one.run.path, one.score)
+                    return Result(job, wanted.value, one.run.path, one.score, one.record.error)
         if any(one.status is not Status.FAILED for one in runs):
             return None
         earlier = self._earlier.get(job.identity)
@@ -260,7 +260,7 @@ class Sweep:
         path = run.path if record is not None else None
         if record is not None and told and record.status is not Status.RUNNING:
             found = Found(run, record)
-            score = found.score if record.status is Status.COMPLETED else None
+            score = found.score if record.status in (Status.COMPLETED, Status.PRUNED) else None
             return Result(one.job, record.status.value, path, score, record.error, ended.seconds)
         if self._stopped:
             return Result(one.job, "interrupted", path, error="stopped", seconds=ended.seconds)
@@ -273,7 +273,7 @@ class Sweep:
         entry = self.record.mine[result.job.identity]
         entry.error, entry.seconds = result.error, result.seconds
         entry.run = entry.run if result.run is None else result.run.name
-        if result.status == "completed":
+        if result.status in ("completed", "pruned"):
             self._output(result.job).unlink(missing_ok=True)  # console.log has it
         self._note(result.job, result.status)
 

@@ -8,6 +8,7 @@ from vaelab.training.module import VAEModule
 from vaelab.training.per_image import PerImageParts
 from vaelab.training.pictures import TrackerPictures, draw
 from vaelab.training.progress import RunProgress, StepsDone, TestProgress, parts_progress
+from vaelab.training.pruning import GivenUp, Pruning, Report
 from vaelab.training.step import OptimisationStep, StepSettings
 from vaelab.training.stopping import EarlyStoppingAfterWarmup
 
@@ -16,9 +17,12 @@ __all__ = [
     "Callback",
     "Checkpoints",
     "EarlyStoppingAfterWarmup",
+    "GivenUp",
     "MetricsFile",
     "OptimisationStep",
     "PerImageParts",
+    "Pruning",
+    "Report",
     "RunProgress",
     "StepSettings",
     "StepsDone",

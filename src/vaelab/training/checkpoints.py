@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from vaelab.errors import SettingError, choice
 from vaelab.runs.files import file_digest, read_regular, write_atomically
 from vaelab.runs.interruption import Interrupted
+from vaelab.training.pruning import GivenUp, given_up
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
@@ -215,6 +216,9 @@ class Checkpoints(Checkpoint):
         mode: ``max`` or ``min``.
         every_n_steps: optimizer steps, or None.
         keep: ``all`` keeps every last one as ``step_<number>.ckpt`` too; ``best_and_last``; ``weights_only_best`` leaves nothing of a completed run but its weights in ``model.safetensors``.
+
+    Attributes:
+        given_up: where the training was given up, known by :meth:`read_back`; None where it was not.
     """
 
     KEEP = ("all", "best_and_last", "weights_only_best")
@@ -234,6 +238,7 @@ class Checkpoints(Checkpoint):
         self.keep = choice("checkpoints.keep", keep, self.KEEP)
         self.best_score: float | None = None
         self.best_step: int | None = None
+        self.given_up: GivenUp | None = None
         self._saved_step = -1
 
     @property
@@ -306,6 +311,7 @@ class Checkpoints(Checkpoint):
         """Take the scores from ``last.ckpt``, where the run went on in another process. Returns its optimizer step."""
         checkpoint = read_checkpoint(self.last)
         self.load_state_dict(checkpoint["callbacks"][self.state_key])
+        self.given_up = given_up(checkpoint)
         return checkpoint["global_step"]
 
     def state_dict(self) -> dict[str, Any]:

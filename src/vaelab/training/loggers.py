@@ -179,6 +179,15 @@ class WandbTracker(Logger):
 
         self._submit(log)
 
+    @rank_zero_only
+    def tag(self, name: str) -> None:
+        """Give the run a tag beside those that it has."""
+
+        def add() -> None:
+            self.run.tags = (*self.run.tags, name)
+
+        self._submit(add)
+
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The run was opened with the configuration."""
 
@@ -430,6 +439,13 @@ def _say(sentence: str) -> None:
 
 def shows_pictures(logger: Logger) -> bool:
     return isinstance(logger, WandbTracker | TensorBoardLogger)
+
+
+def mark_pruned(loggers: Sequence[Logger]) -> None:
+    """In the loggers that have tags: the run was given up, and is no failure. A run that is gone on with loses the tag."""
+    for logger in loggers:
+        if isinstance(logger, WandbTracker):
+            logger.tag("pruned")
 
 
 def log_picture(loggers: Sequence[Logger], key: str, picture: np.ndarray, step: int) -> None:

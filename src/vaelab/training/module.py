@@ -55,6 +55,7 @@ class VAEModule(L.LightningModule):
         stop: whether somebody wants the run to stop.
         fingerprint: takes the losses of single steps, or None.
         fault_file: where the batch goes at which a run of skipped steps began, or None.
+        given_up: where the run was given up, for the checkpoint (:class:`vaelab.training.pruning.GivenUp`); None where it was not.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class VAEModule(L.LightningModule):
         self.stop = StopRequest()
         self.fingerprint: Logger | None = None
         self.fault_file: Path | None = None
+        self.given_up: dict[str, Any] | None = None
         self._losses: list[
             tuple[int, Tensor]
         ] = []  # of the fingerprint, not yet written: step, and the sum over images of this rank by their number on all
@@ -377,7 +379,8 @@ class VAEModule(L.LightningModule):
             "skipped_steps": self.skipped_steps,
             "skipped_in_a_row": self._step.skipped_in_a_row.cpu(),
             "validating": self._validating,
-            "finished": ended and not self._validating,
+            "finished": ended and not self._validating and self.given_up is None,
+            "given_up": self.given_up,
         }
         del checkpoint["loops"]
 
