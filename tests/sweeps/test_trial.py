@@ -136,6 +136,21 @@ def told_of(path: Path, study: str = "s", number: int = 0) -> TrialReport:
     return TrialReport(Trial(f"sqlite:///{path}", study, number, "median", {}, VALIDATIONS))
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
+    """A trial for each attempt to open its storage."""
+    attempts: list[Trial] = []
+    opened = trial._Opened.of
+
+    def count(one: Trial) -> object:
+        attempts.append(one)
+        return opened(one)
+
+    monkeypatch.setattr(trial._Opened, "of", count)
+    monkeypatch.setattr(trial, "SECONDS_BETWEEN", 0.01)
+    return attempts
+
+
 def left_out(report: TrialReport, capsys: pytest.CaptureFixture[str]) -> str:
     """Report twice and return why the study was left out, which is said once."""
     assert [report.report(1.0, validation) for validation in (1, 2)] == [False, False]
@@ -145,11 +160,14 @@ def left_out(report: TrialReport, capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-def test_a_lock_that_stays_is_waited_for_once(sqlite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lock_that_stays_is_waited_for_once(
+    sqlite: Path, capsys: pytest.CaptureFixture[str], asked: list[Trial]
+) -> None:
     other = sqlite3.connect(sqlite)
     try:
         other.execute("BEGIN EXCLUSIVE")
         assert "is locked by another program" in left_out(told_of(sqlite), capsys)
+        assert len(asked) > 1, "it might have gone"
     finally:
         other.close()
 
@@ -193,9 +211,10 @@ def test_a_disk_without_room_is_left_out(sqlite: Path, capsys: pytest.CaptureFix
     "study, number, why", [("t", 0, "KeyError"), ("s", 3, "KeyError")], ids=["no study", "no trial"]
 )
 def test_a_study_that_is_gone_is_left_out(
-    sqlite: Path, capsys: pytest.CaptureFixture[str], study: str, number: int, why: str
+    sqlite: Path, capsys: pytest.CaptureFixture[str], study: str, number: int, why: str, asked: list[Trial]
 ) -> None:
     assert why in left_out(told_of(sqlite, study, number), capsys)
+    assert len(asked) == 1, "it does not come back"
 
 
 def test_a_trial_that_another_process_has_ended_is_left_out(
