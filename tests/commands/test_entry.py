@@ -147,7 +147,7 @@ NO_CNV = "encoder=cnv: no such entry in group 'encoder'; allowed: conv, mlp (did
         (["-m", "encoder=conv,cnv"], NO_CNV),
         (
             ["-m", "latent_dim=interval(1,2)"],
-            "latent_dim=interval(1,2): an interval needs a search; otherwise list values: a,b,c",
+            "latent_dim=interval(1,2): an interval needs a search, hydra/sweeper=optuna; otherwise list values: a,b,c",
         ),
         (["-cn", "nope"], "there is no config 'nope'"),
         (

@@ -130,11 +130,12 @@ def _wrong(overrides: Sequence[Override], composition: Composition, multirun: bo
             brackets = f"; a list needs brackets: {override.key_or_group}=[{value}]" if as_list else ""
             yield f"{line}: several values need the flag -m{brackets}"
     cfg = composition.compose(chosen)
+    searched = any(override.key_or_group == "hydra/sweeper" for override in overrides)
     for override in settings:
         if message := _wrong_setting(override, cfg, composition):
             yield message
-        elif override.is_sweep_override() and not override.is_discrete_sweep():
-            yield f"{override.input_line}: an interval needs a search; otherwise list values: a,b,c"
+        elif override.is_sweep_override() and not override.is_discrete_sweep() and not searched:
+            yield f"{override.input_line}: an interval needs a search, hydra/sweeper=optuna; otherwise list values: a,b,c"
 
 
 def _wrong_group(override: Override, composition: Composition) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
@@ -25,8 +25,13 @@ from vaelab.runs.identity import config_hash
 from vaelab.runs.interruption import StopRequest
 from vaelab.sweeps import grid, screen
 from vaelab.sweeps.job import Job, sweep_name
+from vaelab.sweeps.pool import Pool
 from vaelab.sweeps.sweep import Commands, Result, Sweep
 from vaelab.sweeps.workers import MakeWorkers, Process, Workers
+
+if TYPE_CHECKING:
+    from vaelab.sweeps.search.batches import Launch
+    from vaelab.sweeps.search.settings import Settings
 
 DONE, FAILED, REFUSED, SOME_FAILED = 0, 1, 2, 3
 #: what Hydra makes jobs of, and no job's business
@@ -72,6 +77,7 @@ class Multirun:
         self.swept = [override for override in self.typed if override.is_sweep_override()]
         self.environment = {"HYDRA_FULL_ERROR": str(int(with_tracebacks))}  # here it is set in any case
         self.sweep: Sweep | None = None
+        self.findings: list[str] = []  # of a search
         self.statuses: dict[str, int] = {}  # of jobs without identity
 
     def launch(self, job_overrides: Sequence[Sequence[str]], workers: MakeWorkers) -> list[JobReturn]:
@@ -88,11 +94,23 @@ class Multirun:
         else:
             jobs = self.jobs(job_overrides)
             if self.sweep is None:
-                self.sweep = self.open(jobs, workers)
+                self.open(jobs, workers)
+                self.announce(f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}")
+            assert self.sweep is not None
             done = grid.run(self.sweep, jobs)
             by_identity = {result.job.identity: result.score for result in done}
             scores = {number: by_identity[job.identity] for number, job in enumerate(jobs)}
         return [_returned(overrides, scores.get(number)) for number, overrides in enumerate(job_overrides)]
+
+    def returned(self, result: Result) -> JobReturn:
+        """What Hydra is told of a job."""
+        return _returned(result.job.overrides, result.score)
+
+    def search(self, settings: Settings, workers: MakeWorkers | None, launch: Launch) -> list[JobReturn]:
+        """Search for the best values of what is swept over; called by ``hydra/sweeper=optuna``. See :func:`vaelab.commands.search.carry_out`."""
+        from vaelab.commands import search  # it imports Optuna
+
+        return search.carry_out(self, settings, workers, launch)
 
     def jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[Job]:
         """The jobs with these overrides.
@@ -143,20 +161,27 @@ class Multirun:
         keys = tuple(f"{override.get_key_element()}=" for override in self.swept)
         return [override for override in overrides if override.startswith(keys)]
 
-    def open(self, jobs: Sequence[Job], workers: MakeWorkers) -> Sweep:
-        """The sweep that these jobs, and later ones of the same command, belong to."""
+    def open(self, jobs: Sequence[Job], workers: MakeWorkers | None) -> Sweep:
+        """The sweep that these jobs, and later ones of the same command, belong to; None = one after the other, on this machine."""
         master, trainers = jobs[0].config, [job.config["trainer"] for job in jobs]
         name = master["sweep"]["name"] or sweep_name(_plain_name(jobs), [o.key_or_group for o in self.swept])
         folder = Path(master["paths"]["log_dir"]) / "sweeps" / name
         with_gpus = any(trainer["accelerator"] not in ("cpu", "mps") for trainer in trainers)
-        room = workers(with_gpus, max(_processes(trainer) for trainer in trainers))
+        room = (workers or Pool.makes(1))(with_gpus, max(_processes(trainer) for trainer in trainers))
         train = _program(self.command)
         resume = str(Path(train).with_name("vae-resume"))
         typed = [str(o.input_line) for o in self.typed]
         commands = Commands((train,), (resume,), self.environment)
-        sweep = Sweep(folder, commands, room, master["sweep"]["retry"], sys.argv, typed)
-        print(f"{name}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {room} | {folder}", flush=True)
-        return sweep
+        self.sweep = Sweep(folder, commands, room, master["sweep"]["retry"], sys.argv, typed)
+        return self.sweep
+
+    def announce(self, what: str, *where: str) -> None:
+        """Say what is going to be done."""
+        assert self.sweep is not None
+        folder = self.sweep.folder
+        print(
+            f"{folder.name}: {what}, {self.sweep.workers} | {' | '.join([str(folder), *where])}", flush=True
+        )
 
     def close(self) -> None:
         """Kill what still runs."""
@@ -184,7 +209,8 @@ class Multirun:
         """A line a job, the best first, and where the sweep is."""
         if self.results and self.sweep is not None:
             score = self.results[0].job.config["score"]
-            print("\n".join(screen.summary(self.results, score["name"], score["mode"])))
+            table = self.findings or screen.summary(self.results, score["name"], score["mode"])
+            print("\n".join(table))
             print(f"{screen.counted(self.results)}  {_from_here(self.sweep.folder)}", flush=True)
         width = max(map(len, self.statuses), default=0)
         for name, status in self.statuses.items():

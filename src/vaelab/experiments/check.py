@@ -64,7 +64,20 @@ KNOWN = {
     "engine": ("chunk_steps",),
     "paths": ("log_dir", "data_dir"),
     "score": ("name", "mode"),
-    "sweep": ("name", "retry", "slots", "threads"),
+    "sweep": (
+        "name",
+        "retry",
+        "slots",
+        "threads",
+        "trials",
+        "sampler",
+        "sampler_options",
+        "pruner",
+        "pruner_options",
+        "objectives",
+        "storage",
+        "seed",
+    ),
     "checkpoints": ("every_n_steps", "keep"),
 }
 #: settings that the first versions had not got, as they were then

@@ -17,6 +17,8 @@ SETTING = re.compile(
     r"^token$|(?:api|access|auth|bearer|private|hf|wandb|user)[_-]?(?:key|token)s?$|secret|passw(?:or)?d|passphrase",
     re.IGNORECASE,
 )
+#: a password in a URL, as in postgresql://user:password@host/name; one of any length
+IN_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s/:@<>]*):(?!<secret)[^\s/@]+@", re.IGNORECASE)
 #: characters; a shorter value would be found everywhere
 SHORTEST = 6
 #: of a line of a value that has several (a private key); it is looked for by itself, since a patch puts a sign before each
@@ -33,6 +35,8 @@ class Secrets:
     {'argv': ['key=<secret WANDB_API_KEY>'], 'logger': {'token': '<secret logger.token>'}}
     >>> sorted(secrets.replaced)
     ['WANDB_API_KEY', 'logger.token']
+    >>> secrets.redact("sweep.storage=postgresql://me:1234@host/studies")
+    'sweep.storage=postgresql://me:<secret in a URL>@host/studies'
 
     Args:
         values: value -> name of the variable or setting that holds it.
@@ -83,7 +87,7 @@ class Secrets:
             for secret, name in self._names.items():
                 if secret in value:
                     value = value.replace(secret, self._marker(name))
-            return value
+            return IN_URL.sub(lambda found: f"{found[1]}:{self._marker('in a URL')}@", value)
         if isinstance(value, Mapping):
             return {
                 self._redact(key, ""): self._marker(_join(path, key))

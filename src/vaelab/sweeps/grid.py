@@ -38,8 +38,6 @@ def run(sweep: Sweep, jobs: Sequence[Job]) -> list[Result]:
             if stop.requested and not told:
                 told = True
                 sweep.stop()
-                if number := len(sweep.running):
-                    jobs_are = "1 job is" if number == 1 else f"{number} jobs are"
-                    screen.say(f"stopping: {jobs_are} saving (Ctrl-C again kills)")
+                screen.stopping()
             screen.refresh()
     return results

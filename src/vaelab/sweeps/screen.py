@@ -48,15 +48,22 @@ class Screen:
         if self.console.is_terminal:
             self._live.stop()
 
-    def ended(self, result: Result) -> None:
-        """Say how a job has ended."""
+    def ended(self, result: Result, remark: str = "") -> None:
+        """Say how a job has ended, and what is remarkable about it."""
         self._ended[result.status] += 1
         number = f"{self._ended.total():>{len(str(self.total))}}/{self.total}"
         words = [f"{result.status:<9}" if result.error is None else f"{result.status}: {result.error}"]
         if result.score is not None:
             words.append(f"{self.score} {result.score:.6g}")
         words.append("was there already" if result.seconds is None else clock(result.seconds))
+        words += [remark] if remark else []
         self.console.print(Text(f"{number}  {result.job.name}  {'  '.join(words)}"))
+
+    def stopping(self) -> None:
+        """Say that the jobs that run have been asked to stop."""
+        if number := len(self.sweep.running):
+            jobs_are = "1 job is" if number == 1 else f"{number} jobs are"
+            self.say(f"stopping: {jobs_are} saving (Ctrl-C again kills)")
 
     def say(self, text: str) -> None:
         self.console.print(Text(text))

@@ -1,0 +1,173 @@
+"""The search itself: a free slot gets the next trial at once, and what came of it is told to the study."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vaelab.errors import RunFailed, SettingError
+from vaelab.runs import RunDirectory, read_manifest
+from vaelab.runs.interruption import StopRequest
+from vaelab.runs.metrics import read as read_metrics
+from vaelab.sweeps.job import Job
+from vaelab.sweeps.screen import Screen
+from vaelab.sweeps.search.storage import SETTING as STORAGE
+from vaelab.sweeps.search.study import Study, Taken, finite
+from vaelab.sweeps.sweep import Result, Sweep
+
+#: seconds that a storage may be out of reach while jobs run, and between two attempts
+LONGEST_OUTAGE, SECONDS_BETWEEN = 600.0, 5.0
+
+
+def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job]) -> None:
+    """Have all trials of a study carried out that no other process has in hand, and wait for those that one has.
+
+    Args:
+        study: that is asked for trials.
+        sweep: that carries out their jobs.
+        make_job: the job of a trial; raises SettingError for values that do not go together, which is a failed trial.
+
+    Raises:
+        Interrupted: by a signal; the jobs that ran have saved and stopped, and their trials are there for whoever comes next.
+        RunFailed: the storage is out of reach for minutes. The runs are there, and the same command goes on with them.
+    """
+    objectives = list(study.question.objectives)
+    hands: dict[str, list[Taken]] = defaultdict(
+        list
+    )  # by the identity of the job: two trials may have the same values
+    stop = StopRequest()
+    begun = study.standing
+    left = begun.total - begun.ended
+    try:
+        with stop.watching(), stop.deferred(), Screen(sweep, objectives[0], left) as screen:
+            patient = Patience(screen, stop)
+            told = False
+            while not (stop.requested and not sweep.busy):
+                while not stop.requested and sweep.free > 0:
+                    trial = patient(study.take)
+                    if trial is None:
+                        break
+                    try:
+                        job = make_job(trial)
+                    except SettingError as error:
+                        screen.say(f"trial {trial.place} is refused: {error}")
+                        patient(study.fail, trial, f"refused: {error}")
+                        continue
+                    hands[job.identity].append(trial)
+                    sweep.submit(job)
+                for result in sweep.collect(timeout=1.0):
+                    trial = hands[result.job.identity].pop()
+                    _conclude(study, trial, result, patient)
+                    screen.ended(result, _remark(study, trial, patient))
+                if stop.requested and not told:
+                    told = True
+                    sweep.stop()
+                    screen.stopping()
+                patient(study.beat)
+                screen.refresh()
+                if not sweep.busy and not stop.requested:
+                    standing = patient(lambda: study.standing)
+                    if standing.ended >= standing.total:
+                        break
+                    time.sleep(1.0)  # for those that other processes have in hand
+    except RunFailed:  # the storage is out of reach
+        hands.clear()
+        raise
+    finally:
+        for trial in [trial for those in hands.values() for trial in those]:
+            study.lose(trial)
+
+
+class Patience:
+    """Calls what needs the storage, again and again while that is out of reach: a server may be started anew, a disk may be cleared.
+
+    Args:
+        screen: on which it is said.
+        stop: ends the patience.
+    """
+
+    def __init__(self, screen: Screen, stop: StopRequest) -> None:
+        self._screen, self._stop = screen, stop
+
+    def __call__(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        until = time.monotonic() + LONGEST_OUTAGE
+        said = False
+        while True:
+            try:
+                return call(*arguments)
+            except SettingError as error:
+                if error.setting != STORAGE:
+                    raise
+                if time.monotonic() > until or self._stop.requested:
+                    words = f"{error}; the runs are kept, and the same command goes on with them"
+                    raise RunFailed(words) from error
+                if not said:
+                    self._screen.say(f"{error}; tried again every {SECONDS_BETWEEN:g} s")
+                    said = True
+                time.sleep(SECONDS_BETWEEN)
+
+
+def _conclude(study: Study, trial: Taken, result: Result, patient: Patience) -> None:
+    if result.status == "completed":
+        try:
+            values = numbers(result, list(study.question.objectives))
+        except SettingError as error:
+            return patient(study.fail, trial, str(error))
+        return patient(study.complete, trial, values)
+    if result.status == "pruned":
+        return patient(study.prune, trial)
+    if result.status == "interrupted":
+        return patient(study.lose, trial)
+    return patient(study.fail, trial, result.error or result.status)
+
+
+def _remark(study: Study, trial: Taken, patient: Patience) -> str:
+    """That a trial is the best one so far."""
+    if len(study.question.objectives) > 1:
+        return ""
+    best = patient(lambda: best_places(study))
+    return "the best so far" if best == [trial.place] else ""
+
+
+def best_places(study: Study) -> list[int]:
+    """Of the trials that no other one is better than: one, or with several objectives those that none exceeds in all of them."""
+    from vaelab.sweeps.search.study import PLACE
+
+    if not any(trial.values for trial in study.trials):
+        return []
+    return [trial.user_attrs[PLACE] for trial in study.study.best_trials][
+        : None if len(study.question.objectives) > 1 else 1
+    ]
+
+
+def numbers(result: Result, objectives: Sequence[str]) -> list[float]:
+    """What the selected checkpoint of a completed run has in validation.
+
+    Raises:
+        SettingError: it has none of that name, or no finite one.
+    """
+    assert result.run is not None
+    score = str(result.job.config["score"]["name"])
+    found = {} if result.score is None else {score: result.score}
+    if set(objectives) - found.keys():
+        found = selected_metrics(result.run) | found
+    for name in objectives:
+        if name not in found:
+            known = ", ".join(sorted(found)) or "nothing"
+            raise SettingError("sweep.objectives", name, f"is not logged in validation; logged is {known}")
+    values = [found[name] for name in objectives]
+    if not finite(values):
+        raise SettingError("sweep.objectives", values, "holds a number that is not finite")
+    return values
+
+
+def selected_metrics(directory: Path) -> dict[str, float]:
+    """Every number of validation that was logged where the selected checkpoint was made."""
+    run = RunDirectory(directory)
+    step = read_manifest(run).get("best_step")
+    logged = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
+    rows: list[Mapping[str, float]] = [row for row in logged if row["step"] == step]
+    return {name: value for row in rows for name, value in row.items() if name.startswith("val/")}
