@@ -232,7 +232,10 @@ def test_no_key_of_train_yaml_is_unread(compose: Compose, monkeypatch: pytest.Mo
     monkeypatch.setattr("vaelab.runs.manifest.config_hash", lambda *args: None)
     monkeypatch.setattr(Secrets, "of", lambda *args: Secrets({}))
     monkeypatch.setattr(Secrets, "redact", lambda self, value: value)
-    monkeypatch.setattr("vaelab.training.VAEModule.on_save_checkpoint", lambda *args: None)
+    monkeypatch.setattr(
+        "vaelab.training.VAEModule.on_save_checkpoint",
+        lambda self, checkpoint: checkpoint.update(progress={"finished": True}),
+    )
     train(Recorder(config, "", seen))
     settings = set(config) | {f"{group}.{key}" for group, known in KNOWN.items() if group for key in known}
     of_many_runs = {setting for setting in settings if setting.partition(".")[0] == "sweep"}  # read with -m
