@@ -130,7 +130,7 @@ def _wrong(overrides: Sequence[Override], composition: Composition, multirun: bo
             brackets = f"; a list needs brackets: {override.key_or_group}=[{value}]" if as_list else ""
             yield f"{line}: several values need the flag -m{brackets}"
     cfg = composition.compose(chosen)
-    searched = any(override.key_or_group == "hydra/sweeper" for override in overrides)
+    searched = cfg.hydra.runtime.choices.get("hydra/sweeper") == "optuna"
     for override in settings:
         if message := _wrong_setting(override, cfg, composition):
             yield message

@@ -42,12 +42,13 @@ def carry_out(
     swept = _searched(multirun)
     space = Space.of(swept)
     # the storage may hold a password, and is no job's business
-    fixed = [
-        str(one.input_line)
-        for one in multirun.typed
-        if not one.is_sweep_override() and one.key_or_group != "sweep.storage"
+    typed = [
+        one for one in multirun.typed if not one.is_sweep_override() and one.key_or_group != "sweep.storage"
     ]
-    jobs = multirun.jobs([[*fixed, *space.overrides(corner)] for corner in space.corners()])
+    jobs = multirun.jobs(
+        [[*(str(one.input_line) for one in typed), *space.overrides(corner)] for corner in space.corners()]
+    )
+    fixed = [str(one.input_line) for one in typed if not one.key_or_group.startswith("sweep.")]
     config = jobs[0].config
     objectives = _objectives(settings, jobs)
     if settings.pruner != "none" and workers is None:
@@ -82,8 +83,7 @@ def carry_out(
         search.run(study, sweep, job_of)
         return [multirun.returned(result) for result in sweep.results]
     finally:
-        plain = [line for line in fixed if not line.startswith("sweep.")]
-        multirun.findings = summary.lines(study, f"{multirun.command} -m", plain)
+        multirun.findings = summary.lines(study, f"{multirun.command} -m", fixed)
         summary.write(study, sweep.folder, settings.sampler, settings.pruner)
         study.close()
 
