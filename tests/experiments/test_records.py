@@ -258,7 +258,10 @@ def test_a_job_of_a_sweep_says_so_and_the_tracker_groups_it(
     made = [train(compose(*TINY, "logger=wandb", *job), Request(sweep=sweep)) for job in jobs]
     assert read_manifest(RunDirectory(made[0].directory))["sweep"] == sweep
     train(compose(*TINY, "logger=wandb"))
-    assert seen == [("s", "sweep"), ("mine", "sweep"), ("vae", None)]
+    monkeypatch.setenv("WANDB_SWEEP_ID", "w")
+    train(compose(*TINY, "logger=wandb"))  # of W&B's own, which has its runs together without a group
+    train(compose(*TINY, "logger=wandb", "logger.group=mine"))
+    assert seen == [("s", "sweep"), ("mine", "sweep"), ("vae", None), (None, None), ("mine", None)]
 
 
 def test_the_error_of_a_run_that_failed_holds_no_secret(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from offline import ended
 from vaelab.runs import RunDirectory
 from vaelab.training import loggers
 from vaelab.training.loggers import (
@@ -48,6 +48,7 @@ class FakeRun:
         self.metrics: list[tuple[str, str | None]] = []
         self.exit_codes: list[int] = []
         self.saved: list[tuple[str, str, str]] = []
+        self.summary: dict[str, float] = {}
         self.trouble: Any = lambda: None
         self.tags: tuple[str, ...] = ()
 
@@ -90,9 +91,8 @@ class FakeWandb(ModuleType):
         if arguments["mode"] == "online":
             self.server()
         self.disk()
-        self.runs.append(
-            FakeRun(Path(arguments["dir"]) / "wandb" / arguments["id"], arguments["mode"], arguments["id"])
-        )
+        name = arguments.get("id", "the agent's")
+        self.runs.append(FakeRun(Path(arguments["dir"]) / "wandb" / name, arguments["mode"], name))
         self.runs[-1].tags = tuple(arguments["tags"])
         return self.runs[-1]
 
@@ -149,6 +149,30 @@ def test_a_run_that_was_given_up_has_a_tag_and_ends_well(wandb: FakeWandb, tmp_p
     mark_pruned([MetricsFile(tmp_path / "metrics.csv"), tracker])
     close_wandb(tracker, 0)
     assert (wandb.runs[0].tags, wandb.runs[0].exit_codes) == (("t", "pruned"), [0])
+
+
+def test_the_agent_of_a_sweep_says_which_run_it_is(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was passed besides would be another run than the one that the server waits for."""
+    asked = {"id": "abc", "project": "p", "entity": "e"}
+    for sweep, told in ((None, asked), ("sweep", {}), ("", asked)):
+        if sweep is not None:
+            monkeypatch.setenv("WANDB_SWEEP_ID", sweep)
+        tracker = opened(tmp_path, entity="e")
+        assert tracker is not None
+        close_wandb(tracker, 0)
+        assert {key: wandb.inits[-1][key] for key in asked if key in wandb.inits[-1]} == told
+        assert (wandb.inits[-1]["name"], wandb.inits[-1]["config"]) == ("n", {"seed": 3})
+
+
+def test_what_stands_for_the_whole_run_is_said_after_its_values(wandb: FakeWandb, tmp_path: Path) -> None:
+    tracker = opened(tmp_path)
+    assert tracker is not None
+    tracker.log_metrics({"val/elbo": -3.0}, 1)
+    tracker.summarize({"val/elbo": -2.0})
+    close_wandb(tracker, 0)
+    assert wandb.runs[0].summary == {"val/elbo": -2.0}
 
 
 def test_how_lightning_ends_is_not_how_the_run_ends(wandb: FakeWandb, tmp_path: Path) -> None:
@@ -422,12 +446,12 @@ def test_the_real_library_records_offline_and_survives_its_service(
     first.tag("pruned")
     close_wandb(first, 1)
     assert first.run.tags == ("t", "pruned")
-    rows, exit_codes, config = _ended_file(first.folder)
-    assert [row["trainer/global_step"] for row in rows] == ["10", "10"]
-    assert rows[0]["val/elbo"] == "-3.5"
-    assert (first.folder / "files" / rows[1]["samples.path"].strip('"')).is_file()
-    assert exit_codes == [1]
-    assert config["nested"] == '{"lr":0.5}'
+    on_record = ended(first.folder)
+    assert [row["trainer/global_step"] for row in on_record.rows] == ["10", "10"]
+    assert on_record.rows[0]["val/elbo"] == "-3.5"
+    assert (first.folder / "files" / on_record.rows[1]["samples.path"].strip('"')).is_file()
+    assert on_record.exit_codes == [1]
+    assert on_record.config["nested"] == '{"lr":0.5}'
 
     second = opened(tmp_path, run_id="second")
     assert second is not None
@@ -443,7 +467,7 @@ def test_the_real_library_records_offline_and_survives_its_service(
     assert third is not None
     third.log_metrics({"a": 2.0}, 1)
     close_wandb(third, 0)
-    assert _ended_file(third.folder)[1] == [0]
+    assert ended(third.folder).exit_codes == [0]
     said = capfd.readouterr()
     assert said.err.count("W&B is left out") == 1
     assert "wandb:" not in said.out + said.err  # the screen is ours
@@ -493,43 +517,3 @@ sys.stdout.flush()
     for line in lines:  # W&B's own wait for its server is longer than that
         assert float(line.split()[1]) < 2 * SOON, lines
     assert "its server did not take the run (no answer within 3 s)" in errors
-
-
-def _ended_file(folder: Path) -> tuple[list[dict[str, str]], list[int], dict[str, str]]:
-    """The file once its last record is in it: W&B's service writes a moment after it has answered."""
-    deadline = time.monotonic() + SOON
-    while not (content := _offline_file(folder))[1] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return content
-
-
-def _offline_file(folder: Path) -> tuple[list[dict[str, str]], list[int], dict[str, str]]:
-    """History rows, exit codes and configuration of W&B's offline file: records in blocks of 32 KiB, as in LevelDB's log."""
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = folder.glob("*.wandb")
-    content, position, record = path.read_bytes(), 7, b""
-    rows: list[dict[str, str]] = []
-    exit_codes: list[int] = []
-    config: dict[str, str] = {}
-    while position + 7 <= len(content):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
-        record += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind not in (1, 4):  # whole, or the last part
-            continue
-        parsed, record = wandb_internal_pb2.Record.FromString(record), b""  # pyright: ignore[reportAttributeAccessIssue]
-        match parsed.WhichOneof("record_type"):
-            case "history":
-                rows.append(
-                    {item.key or ".".join(item.nested_key): item.value_json for item in parsed.history.item}
-                )
-            case "exit":
-                exit_codes.append(parsed.exit.exit_code)
-            case "run":
-                config |= {item.key: item.value_json for item in parsed.run.config.update}
-    return rows, exit_codes, config

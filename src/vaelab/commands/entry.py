@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hydra import version
 
 # what hydra.main calls; Hydra is pinned below 1.4
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.config_search_path import ConfigSearchPath
@@ -49,6 +50,7 @@ from vaelab.sweeps.job import PLACE
 
 if TYPE_CHECKING:
     from vaelab.commands.explain import Composition
+    from vaelab.commands.jobs import JobLoader
     from vaelab.commands.multirun import Multirun
 
 DONE, FAILED, REFUSED, SOME_FAILED, INTERRUPTED, CTRL_C = 0, 1, 2, 3, 75, 130
@@ -328,13 +330,18 @@ class _App:
         for name in ("config_path", "config_name", "config_dir"):
             if (value := vars(self.args)[name]) is not None:
                 flags += [f"--{name.replace('_', '-')}", str(value)]
-        master = self._load(self.args.overrides, RunMode.MULTIRUN)
+        loader, name = GlobalHydra.instance().config_loader(), self.args.config_name or self.config_name
+        master = loader.load_configuration(name, list(self.args.overrides), RunMode.MULTIRUN)
         compose = None if self.planned is None else self._compose_job
         return Multirun(self.command, master.hydra, compose, flags, with_tracebacks=self.want_traceback)
 
-    def _load(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
+    @functools.cached_property
+    def _job_loader(self) -> JobLoader:
+        from vaelab.commands.jobs import JobLoader
+
         loader = GlobalHydra.instance().config_loader()
-        return loader.load_configuration(self.args.config_name or self.config_name, list(overrides), mode)
+        assert isinstance(loader, ConfigLoaderImpl)
+        return JobLoader(loader, self.args.config_name or self.config_name)
 
     @property
     def _is_multirun(self) -> bool:
@@ -344,7 +351,7 @@ class _App:
         """What the single run with these overrides would be; raises SettingError as it would."""
         assert self.planned is not None
         hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
-        cfg = self._load(overrides, RunMode.RUN)
+        cfg = self._job_loader.load(overrides)
         try:
             hydra.set_config(cfg)
             task_cfg = copy.deepcopy(cfg)

@@ -5,6 +5,7 @@ A job is a command of its own, so whatever launcher Hydra was asked for, no job 
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from vaelab.errors import RunFailed, SettingError
+from vaelab.runs import check_writable
 from vaelab.runs.identity import config_hash
 from vaelab.runs.interruption import StopRequest
 from vaelab.sweeps import grid, screen
@@ -78,6 +80,7 @@ class Multirun:
         self.environment = {"HYDRA_FULL_ERROR": str(int(with_tracebacks))}  # here it is set in any case
         self.sweep: Sweep | None = None
         self.findings: list[str] = []  # of a search
+        self._jobs: dict[tuple[str, ...], Job] = {}  # that have been composed
         self.statuses: dict[str, int] = {}  # of jobs without identity
 
     def launch(self, job_overrides: Sequence[Sequence[str]], workers: MakeWorkers) -> list[JobReturn]:
@@ -112,8 +115,13 @@ class Multirun:
 
         return search.carry_out(self, settings, workers, launch)
 
+    @property
+    def makes_runs(self) -> bool:
+        """Whether its jobs are runs, which are known by what they are."""
+        return self.compose is not None
+
     def jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[Job]:
-        """The jobs with these overrides.
+        """The jobs with these overrides; a sweeper asks before the first of them starts, and a launcher again.
 
         Raises:
             SettingError: what is wrong with one of them or more, each message once.
@@ -121,7 +129,7 @@ class Multirun:
         found: list[Job] = []
         errors: list[SettingError] = []
         wrong: dict[str, list[str]] = {}
-        for overrides in job_overrides:
+        for overrides in screen.watched(job_overrides, "composing and checking the jobs"):
             try:
                 found.append(self.job(overrides))
             except SettingError as error:
@@ -144,17 +152,20 @@ class Multirun:
             SettingError: the single run would be refused.
         """
         assert self.compose is not None
-        own = self._own(overrides)
-        parsed = OverridesParser.create().parse_overrides(own)
-        config, weights = self.compose([*self.of_hydra, *overrides])
-        return Job(
-            tuple(overrides),
-            {override.key_or_group: override.value() for override in parsed},
-            config,
-            config_hash(config, weights)["sha256"],
-            tuple(own),
-            self.flags,
-        )
+        key = tuple(overrides)
+        if key not in self._jobs:
+            own = self._own(overrides)
+            parsed = OverridesParser.create().parse_overrides(own)
+            config, weights = self.compose([*self.of_hydra, *overrides])
+            self._jobs[key] = Job(
+                key,
+                {override.key_or_group: override.value() for override in parsed},
+                config,
+                config_hash(config, weights)["sha256"],
+                tuple(own),
+                self.flags,
+            )
+        return self._jobs[key]
 
     def _own(self, overrides: Sequence[str]) -> list[str]:
         """Those of a job's overrides that are swept over."""
@@ -162,10 +173,17 @@ class Multirun:
         return [override for override in overrides if override.startswith(keys)]
 
     def open(self, jobs: Sequence[Job], workers: MakeWorkers | None) -> Sweep:
-        """The sweep that these jobs, and later ones of the same command, belong to; None = one after the other, on this machine."""
+        """The sweep that these jobs, and later ones of the same command, belong to; None = one after the other, on this machine.
+
+        Raises:
+            SettingError: there cannot be one here.
+        """
+        if asked := os.environ.get("WANDB_SWEEP_ID"):  # each job would be the one run that is waited for
+            raise SettingError("WANDB_SWEEP_ID", asked, "an agent of W&B asks for one run: leave -m away")
         master, trainers = jobs[0].config, [job.config["trainer"] for job in jobs]
         name = master["sweep"]["name"] or sweep_name(_plain_name(jobs), [o.key_or_group for o in self.swept])
         folder = Path(master["paths"]["log_dir"]) / "sweeps" / name
+        check_writable(folder)
         with_gpus = any(trainer["accelerator"] not in ("cpu", "mps") for trainer in trainers)
         room = (workers or Pool.makes(1))(with_gpus, max(_processes(trainer) for trainer in trainers))
         train = _program(self.command)

@@ -65,7 +65,7 @@ from vaelab.training import (
     open_wandb,
 )
 from vaelab.training.checkpoints import Found, file_digest, newest, read_checkpoint
-from vaelab.training.loggers import WandbTracker, log_picture, mark_pruned, record_files
+from vaelab.training.loggers import WandbTracker, log_picture, mark_pruned, record_files, wandb_sweep
 from vaelab.training.pictures import Artist
 
 #: strategies whose ranks are copies of this process; a tracker's connection does not survive the copying
@@ -377,13 +377,16 @@ def _loggers(parts: Parts, run: RunDirectory, ending: Ending, tracker_id: str) -
                 "logger=wandb cannot follow the copied processes of this strategy: metrics.csv only (trainer=ddp can)"
             )
             return []
-        sweep = read_manifest(run).get("sweep")
+        manifest = read_manifest(run)
+        sweep, tracker = manifest.get("sweep"), manifest["tracker"] or {}
+        of_agent = wandb_sweep(os.environ) or tracker.get("sweep")  # resumed, it is what it was
+        group = sweep["name"] if sweep else None if of_agent else parts.config["name"]
         logger = open_wandb(
             run.path,
             project=node["project"],
             entity=node["entity"],
             name=run.name,
-            group=node["group"] or (sweep["name"] if sweep else parts.config["name"]),
+            group=node["group"] or group,  # W&B has the runs of a sweep of its own together without one
             job_type="sweep" if sweep else None,
             tags=[str(tag) for tag in parts.config["tags"]],
             config=parts.config,
@@ -394,7 +397,8 @@ def _loggers(parts: Parts, run: RunDirectory, ending: Ending, tracker_id: str) -
         ending.actions.append(lambda exit_status: _close(logger, exit_status, run))
         if not logger.offline:
             print(f"W&B: {logger.run.url}")
-        _note_tracker(run, {"kind": "wandb", "id": logger.version, "project": node["project"]})
+        noted = {"kind": "wandb", "id": logger.version, "project": node["project"]}
+        _note_tracker(run, noted if of_agent is None else {**noted, "sweep": of_agent})
         logger.keep(record_files(run))
         return [logger]
     # A folder of its own in the run directory, named after the logger.
@@ -494,8 +498,11 @@ def _finish(
     module = parts.module
     write_atomically(run.weights_file, weights_bytes(module.evaluated.state_dict()))
     metrics = {f"{card.split}/{card.metric}": card.value for card in numbers}
+    selected = _validation(run, checkpoints.best_step)
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=step)
+        if isinstance(logger, WandbTracker):
+            logger.summarize(selected)
     module.evaluated.eval()
     artist = Artist(module.evaluated, parts.data, module.noise)
     for path in draw_pictures(artist, run, run.figures, checkpoints.best_step):
@@ -513,6 +520,12 @@ def _finish(
         weights=file_digest(run.weights_file),
         cards=[card.to_dict() for card in numbers],
     )
+
+
+def _validation(run: RunDirectory, step: int | None) -> dict[str, float]:
+    """What validation found after so many steps; nothing where there was none."""
+    rows = read_metrics(run.metrics_file, OWN)
+    return {k: value for row in rows if row[STEP] == step for k, value in row.items() if k.startswith("val/")}
 
 
 def draw_pictures(artist: Artist, run: RunDirectory, folder: Path, best_step: int | None) -> list[Path]:

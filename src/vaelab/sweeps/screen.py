@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +19,11 @@ from vaelab.errors import SettingError
 from vaelab.runs import RunDirectory, read_status
 from vaelab.sweeps.sweep import Result, Sweep
 
+T = TypeVar("T")
+
 ENDS = ("completed", "pruned", "interrupted", "failed", "refused")
 SECONDS_BETWEEN = 1.0  # two looks at how far the jobs are
+PATIENCE = 1.0  # seconds without a word
 
 
 class Screen:
@@ -89,6 +94,24 @@ class Screen:
         counts = [f"{number} {status}" for status, number in self._ended.items()]
         counts += [f"{len(running)} running", f"{waiting} waiting"]
         return Group(table, Text(" · ".join(counts)))
+
+
+def watched(items: Sequence[T], doing: str) -> Iterator[T]:
+    """The items, one by one; on a terminal beside a bar, once they have taken long."""
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(doing, total=len(items))
+    begun = time.monotonic()
+    try:
+        for item in items:
+            if console.is_terminal and not bar.live.is_started and time.monotonic() - begun > PATIENCE:
+                bar.start()
+            yield item
+            bar.advance(task)
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def summary(results: Sequence[Result], score: str, mode: str) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vaelab.errors import RunFailed
 from vaelab.runs import RunDirectory, Status, read_status
 from vaelab.sweeps.claim import Claim
 from vaelab.sweeps.found import Found, FoundRuns, make_room
@@ -18,6 +22,8 @@ from vaelab.sweeps.workers import Ended, Process, Workers
 REFUSED, INTERRUPTED = 2, (75, 130)  # exit statuses of vae-train
 OUTPUT = ".output"  # folder of what processes print; hidden, so that it is not searched for runs
 SECONDS_BETWEEN = 1.0  # two looks at jobs that another process has in hand
+#: what a full disk says, to this process or to a job: every further job would end by it
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class Sweep:
         self._ready: list[Result] = []
         self.results: list[Result] = []
         self._stopped = False
+        self._cannot_write: str | None = None  # why no other job is begun
         self._next_look = 0.0
 
     @property
@@ -142,13 +149,17 @@ class Sweep:
             self._conclude(done)
 
     def collect(self, timeout: float = 0.0) -> list[Result]:
-        """The results that have come in since the last call; waits for one, up to ``timeout`` seconds."""
+        """The results that have come in since the last call; waits for one, up to ``timeout`` seconds.
+
+        Raises:
+            RunFailed: jobs wait, and nothing more can be written. Those that ran have ended, and their results have been collected.
+        """
         deadline = time.monotonic() + timeout
         while True:
             self._begin()
             self._look_elsewhere()
             left = deadline - time.monotonic()
-            if self._ready or left <= 0 or not self.busy:
+            if self._ready or left <= 0 or not self.busy or self._is_held_up:
                 break
             if not self._in_hand:  # all are in the hands of others
                 time.sleep(min(SECONDS_BETWEEN, left))
@@ -156,6 +167,11 @@ class Sweep:
                 self._conclude(self._result(self._in_hand.pop(ended.key), ended))
         ready, self._ready = self._ready, []
         self.results += ready
+        if self._is_held_up and not ready:
+            jobs = "1 job was" if len(self._waiting) == 1 else f"{len(self._waiting)} jobs were"
+            raise RunFailed(
+                f"{self._cannot_write}; {jobs} not begun: the same command goes on with the sweep"
+            )
         return ready
 
     def stop(self) -> None:
@@ -172,20 +188,35 @@ class Sweep:
             one.claim.release()
         self._in_hand.clear()
         if self.record.mine:
-            self.record.write()
+            self._write()
+
+    @property
+    def _is_held_up(self) -> bool:
+        """Whether the jobs that wait are all that is left, and cannot be begun."""
+        return self._cannot_write is not None and bool(self._waiting) and not self._in_hand
 
     def _begin(self) -> None:
         """Begin with the jobs that wait, for as long as there is a slot."""
-        while self._waiting and self.workers.free > 0:
-            job = self._waiting.popleft()
-            claim = Claim.take(self.folder, job.identity)
+        while self._waiting and self.workers.free > 0 and self._cannot_write is None:
+            job = self._waiting[0]
+            try:
+                claim = Claim.take(self.folder, job.identity)
+            except OSError as error:
+                return self._hold(error)
             if claim is None or any(found.live for found in self._runs.of(job.identity)):
                 if claim is not None:
                     claim.release()
+                self._elsewhere[job.identity] = self._waiting.popleft()
                 self._note(job, "running")
-                self._elsewhere[job.identity] = job
                 continue
-            done = self._start(job, claim)
+            entry = replace(self.record.mine[job.identity])
+            try:
+                done = self._start(job, claim)
+            except OSError as error:  # no process has been started
+                claim.release()
+                self.record.mine[job.identity] = entry
+                return self._hold(error)
+            self._waiting.popleft()
             if done is not None:
                 claim.release()
                 self._conclude(done)
@@ -207,9 +238,8 @@ class Sweep:
             argv = (*self.commands.train, *job.flags, *job.overrides)
             environment = Place(self.folder, directory.name, {"swept": dict(job.swept)}).variables()
             entry.tries += 1
-        entry.run = directory.name
-        self._note(job, "running")
-        self._in_hand[job.identity] = _InHand(job, claim, directory, bool(begun))
+        entry.run, entry.status = directory.name, "running"
+        self.record.write()  # a try counts, though this process be killed
         self.workers.submit(
             Process(
                 job.identity,
@@ -219,6 +249,7 @@ class Sweep:
                 (claim.descriptor,),
             )
         )
+        self._in_hand[job.identity] = _InHand(job, claim, directory, bool(begun))
         return None
 
     def _done(self, job: Job, runs: Sequence[Found]) -> Result | None:
@@ -256,7 +287,8 @@ class Sweep:
                 self._elsewhere[one.job.identity] = one.job
                 return None
             message = (ended.cause or "").partition(": ")[2]
-            return Result(one.job, "refused", error=message, seconds=ended.seconds)
+            status = "failed" if _is_full(message) else "refused"
+            return Result(one.job, status, error=message, seconds=ended.seconds)
         path = run.path if record is not None else None
         if record is not None and told and record.status is not Status.RUNNING:
             found = Found(run, record)
@@ -274,12 +306,27 @@ class Sweep:
         entry.error, entry.seconds = result.error, result.seconds
         entry.run = entry.run if result.run is None else result.run.name
         if result.status in ("completed", "pruned"):
-            self._output(result.job).unlink(missing_ok=True)  # console.log has it
+            with contextlib.suppress(OSError):  # a disk that is read-only by now
+                self._output(result.job).unlink(missing_ok=True)  # console.log has it
         self._note(result.job, result.status)
+        if result.seconds is not None and _is_full(result.error):
+            self._cannot_write = f"{result.job.name} failed: {result.error}"
 
     def _note(self, job: Job, status: str) -> None:
         self.record.mine[job.identity].status = status
-        self.record.write(now=status == "running")  # a try counts, though this process be killed
+        self._write(now=False)
+
+    def _write(self, *, now: bool = True) -> None:
+        try:
+            self.record.write(now=now)
+        except OSError as error:
+            self._hold(error)
+
+    def _hold(self, error: OSError) -> None:
+        """Begin no other job: each would end by it, and use up a try."""
+        file = Path(error.filename or self.folder)
+        where = self.folder if file.is_relative_to(self.folder) else file  # temporary files have odd names
+        self._cannot_write = f"{where}: {error.strerror or error}"
 
     def _look_elsewhere(self) -> None:
         """See to the jobs that another process had in hand: it has let go of some."""
@@ -297,3 +344,8 @@ class Sweep:
 
     def _output(self, job: Job) -> Path:
         return self.folder / OUTPUT / f"{job.directory}.txt"
+
+
+def _is_full(error: str | None) -> bool:
+    """Whether a disk's being full is what ended a job."""
+    return error is not None and any(reason in error for reason in FULL)

@@ -104,6 +104,11 @@ def wandb_server(environment: Mapping[str, str]) -> str:
     )
 
 
+def wandb_sweep(environment: Mapping[str, str]) -> str | None:
+    """The sweep of W&B's own whose agent has started this process; None where none has. The agent has said, too, which run of its project this is."""
+    return environment.get("WANDB_SWEEP_ID") or None
+
+
 def _wandb_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """What ``wandb login --host`` and ``wandb offline`` have written down."""
     parser = configparser.ConfigParser(interpolation=None)
@@ -187,6 +192,11 @@ class WandbTracker(Logger):
             self.run.tags = (*self.run.tags, name)
 
         self._submit(add)
+
+    @rank_zero_only
+    def summarize(self, metrics: Mapping[str, float]) -> None:
+        """Have these stand for the whole run, in tables and for a search, in place of the last values."""
+        self._submit(lambda: self.run.summary.update(dict(metrics)))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The run was opened with the configuration."""
@@ -287,7 +297,8 @@ def open_wandb(
 ) -> WandbTracker | None:
     """A W&B run in ``run_dir/wandb``, opened within :data:`TRACKER_SECONDS`; None, with a line on the screen, where it does not open.
 
-    Online where a key is configured and the server answers, otherwise offline, without a prompt.
+    Online where a key is configured and the server answers, otherwise offline, without a prompt. Under an agent (:func:`wandb_sweep`) it is the agent's run: its id and
+    project, whatever is asked for here.
     """
     mode = wandb_mode(os.environ)
     if mode == "disabled":
@@ -303,11 +314,15 @@ def open_wandb(
     deadline = time.monotonic() + TRACKER_SECONDS
     secrets = Secrets.of(os.environ, config)
     named = secrets.redact({"name": name, "group": group, "tags": list(tags), "config": config})
+    if wandb_sweep(os.environ) is None:
+        place = {"project": project, "entity": entity, "id": run_id}
+    else:  # the agent's variables say which
+        place = {}
 
     def start(mode: str) -> Any:
         wandb.setup(wandb.Settings(silent=True))  # the screen is the progress bar's
         run = wandb.init(
-            dir=run_dir, project=project, entity=entity, **named, id=run_id, job_type=job_type,
+            dir=run_dir, **place, **named, job_type=job_type,
             resume="allow" if mode == "online" else None, mode=mode,  # pyright: ignore[reportArgumentType]
             settings=wandb.Settings(
                 silent=True,
