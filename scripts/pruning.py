@@ -21,7 +21,7 @@ from vaelab.runs.metrics import read
 
 SPACE = (
     "latent_dim=int(interval(2,32))",
-    "optimizer.lr=tag(log,interval(1e-5,1e-1))",
+    "optimizer.lr=tag(log,interval(1e-5,1e-2))",
     "encoder=mlp,gated_mlp",
 )
 USUAL = ("data=digits", "trainer=cpu", "logger=none", "trainer.enable_progress_bar=false", "hydra/sweeper=optuna", "sweep.sampler=random", "sweep.slots=1")  # fmt: skip

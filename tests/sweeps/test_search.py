@@ -190,6 +190,16 @@ def test_a_run_without_the_number_is_a_failed_trial(
     assert error in study.trials[0].user_attrs["vaelab:error"]
 
 
+def test_a_mistake_on_the_way_to_a_job_leaves_its_trial_to_the_next(sqlite: str, tmp_path: Path) -> None:
+    def breaks(trial: Taken) -> Job:
+        raise KeyError(trial.place)
+
+    study = study_of(sqlite, 2)
+    with pytest.raises(KeyError):
+        carry_out(study, tmp_path / "s", make=breaks)
+    assert states(study) == ["WAITING"] * 2
+
+
 def test_trials_with_the_same_values_are_one_run(sqlite: str, tmp_path: Path) -> None:
     study = study_of(sqlite, 5, "x=0.1,0.2")
     carry_out(study, tmp_path / "s")

@@ -56,6 +56,9 @@ def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job]) -> None:
                         screen.say(f"trial {trial.place} is refused: {error}")
                         patient(study.fail, trial, f"refused: {error}")
                         continue
+                    except BaseException:
+                        study.lose(trial)
+                        raise
                     hands[job.identity].append(trial)
                     sweep.submit(job)
                 for result in sweep.collect(timeout=1.0):
