@@ -1,5 +1,6 @@
 import io
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +165,22 @@ def test_on_a_grey_line_rate_and_distortion_add_up_to_minus_the_elbo_beside_it()
     assert [t.get_text() for t in axes.texts if "beta" in t.get_text()] == [
         r"$\beta$ = 0.5", r"$\beta$ = 4", r"$\beta$ = 1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "values, scale",
+    [(np.geomspace(1e-4, 1e-2, 9) * 1.0001, "log"), (np.linspace(0.1, 1, 9), "linear"), (np.arange(4, 100, 7), "linear")],
+)  # fmt: skip
+def test_numbers_that_a_search_has_drawn_have_an_axis(values: Any, scale: str) -> None:
+    n = len(values)
+    figure = figures.against_setting(
+        values.tolist(), np.arange(n), np.full(n, np.nan), [str(k) for k in range(n)], setting="a", number="b", title="c"
+    )  # fmt: skip
+    (axes,) = figure.axes
+    assert axes.get_xscale() == scale
+    (points,) = {line.get_marker() for line in axes.lines}
+    assert points == "o"
+    assert sorted(float(x) for line in axes.lines for x in line.get_xdata()) == pytest.approx(sorted(values))
 
 
 @pytest.mark.parametrize(

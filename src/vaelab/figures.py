@@ -432,7 +432,7 @@ def against_setting(
 
     Points of one text in ``lines [n]`` are joined, in the order of their values. Numbers have an axis, a logarithmic one where they are spaced more
     evenly so; text, and numbers that no axis holds apart, stand side by side. More than ten lines are drawn without a legend; where hardly any
-    line has two points, as in a search, points alone.
+    line has two points, as in a search, points alone, and more than five numbers have an axis in any case.
     """
     y, se = np.asarray(means, dtype=float), np.asarray(errors, dtype=float)
     if y.ndim != 1 or se.shape != y.shape or not len(values) == len(lines) == len(y) > 0:
@@ -448,7 +448,7 @@ def against_setting(
     joined = len({*map(repr, values)}) > 1 and 2 * len(names) <= len(values)
     named = joined and 1 < len(names) <= len(LINES)
     with matplotlib.rc_context(_STYLE):
-        scale = _Scale(values, PLOT[0])
+        scale = _Scale(values, PLOT[0], drawn=not joined)
         beside = max(_text_width(text, 9) for text in [*names, legend]) + 80 if named else 30
         left, below = max(130, 20 + scale.overhang), 70 + scale.label_height
         width = left + max(PLOT[0] + beside, _text_width(title, 9) + 20)
@@ -485,6 +485,11 @@ def against_setting(
 class _Scale:
     """Where the values of a setting stand across a picture of ``width`` picture pixels.
 
+    Args:
+        values: of the setting.
+        width: of the picture.
+        drawn: they were drawn from an interval rather than listed, so that none of them needs its name.
+
     Attributes:
         x: a place for each value.
         side_by_side: the places are 0, 1, 2, ..., not the values.
@@ -492,7 +497,7 @@ class _Scale:
         overhang: picture pixels that they then reach out to the left of the picture.
     """
 
-    def __init__(self, values: Sequence[Any], width: float) -> None:
+    def __init__(self, values: Sequence[Any], width: float, *, drawn: bool = False) -> None:
         # an integer may be larger than any float
         numbers = all(isinstance(v, int | float) and type(v) is not bool and abs(v) < 1e300 for v in values)
         own = list(values) if numbers else [_written(v) for v in values]
@@ -500,9 +505,9 @@ class _Scale:
         self._labels = [
             v if isinstance(v, str) else str(v) if isinstance(v, int) else f"{v:g}" for v in levels
         ]
-        self._named = not numbers or len(levels) <= 12
+        self._named = not numbers or len(levels) <= (5 if drawn else 12)
         widths = [_text_width(text, 8) + 12 if self._named else 0 for text in self._labels]
-        self._log = numbers and _evener_in_log(levels)
+        self._log = numbers and (_evener_in_log(levels) if self._named else 0 < 30 * levels[0] <= levels[-1])
         axis = (
             np.log(levels)
             if self._log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import stat
 import subprocess
@@ -80,7 +81,7 @@ def test_a_search_its_continuation_and_what_it_prints(command: Command) -> None:
     assert record["best"] == [scores.index(max(scores))]
     best = record["trials"][record["best"][0]]["params"]
     assert f"\n  latent_dim={best['latent_dim']} optimizer.lr={best['optimizer.lr']}\n" in out
-    again = f"vae-train -m data=digits logger=none trainer=cpu latent_dim={best['latent_dim']} optimizer.lr={best['optimizer.lr']} seed=0,1,2,3,4"
+    again = f"vae-train -m hydra/sweeper=grid data=digits logger=none trainer=cpu latent_dim={best['latent_dim']} optimizer.lr={best['optimizer.lr']} seed=0,1,2,3,4"
     assert f"\n  {again}\n" in out
     assert out.splitlines()[-1] == f"6 completed  {folder}"
 
@@ -158,6 +159,10 @@ def test_a_search_that_an_experiment_asks_for(command: Command) -> None:
     assert "2 trials; random" in out
     for run in find_runs(Path("logs")):
         assert {*read_manifest(run)["sweep"]["swept"]} == {"latent_dim", "optimizer.lr"}
+    (pasted,) = (line for line in out.splitlines() if line.endswith("seed=0,1,2,3,4"))
+    status, out, err = command(*shlex.split(pasted)[2:])
+    assert (status, err) == (0, ""), out
+    assert "5 completed  logs/sweeps/vae_seed" in out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Hydra imports this module at the start of every Hydra application of the environ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -26,6 +27,13 @@ class GridSweeper(BasicSweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.task = task_function
+
+    def sweep(self, arguments: list[str]) -> Any:
+        typed = {argument.partition("=")[0] for argument in arguments}
+        self.params = {
+            key: values for key, values in self.params.items() if key not in typed
+        }  # an interval, too
+        return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         multirun = getattr(self.task, "vaelab_multirun", None)

@@ -83,7 +83,7 @@ def carry_out(
         search.run(study, sweep, job_of)
         return [multirun.returned(result) for result in sweep.results]
     finally:
-        multirun.findings = summary.lines(study, f"{multirun.command} -m", fixed)
+        multirun.findings = summary.lines(study, f"{multirun.command} -m hydra/sweeper=grid", fixed)
         summary.write(study, sweep.folder, settings.sampler, settings.pruner)
         study.close()
 

@@ -374,15 +374,31 @@ def _table(sweep: Sweep, columns: Sequence[Column], lines: Sequence[Line]) -> Ta
     unfinished = any(not job.is_complete for line in lines for job in line.configuration.jobs)
     if unfinished:
         grid.add_column("others", overflow="fold")
-    for line in lines:
+    settings = {key: _short([line.configuration.settings[key] for line in lines]) for key in sweep.keys}
+    for number, line in enumerate(lines):
         one = line.configuration
-        cells = ["" if value is None else typed(value) for value in one.settings.values()]
+        cells = [settings[key][number] for key in sweep.keys]
         cells.append(f"{len(one.complete)} of {len(one.jobs)}")
         cells += [_cell(number, column, len(one.complete)) for number, column in zip(line.numbers, columns)]
         if unfinished:
             cells.append(_others(one.jobs))
         grid.add_row(*(Text(printable(cell)) for cell in cells))
     return grid
+
+
+def _short(values: Sequence[Any]) -> list[str]:
+    """Values as they are typed; numbers that were drawn from an interval with as many digits as tell them apart.
+
+    >>> _short([0.0008812262040409526, 0.001, "conv", None])
+    ['0.0008812', '0.001', 'conv', '']
+    >>> _short([0.30000001, 0.30000002])
+    ['0.30000001', '0.30000002']
+    """
+    whole = ["" if value is None else typed(value) for value in values]
+    short = [f"{value:.4g}" if isinstance(value, float) else text for value, text in zip(values, whole)]
+    if len({*short}) < len({*whole}):
+        return whole
+    return [min(text, long, key=len) for text, long in zip(short, whole)]
 
 
 def _cell(number: Mean | None, column: Column, complete: int) -> str:

@@ -27,7 +27,7 @@ def lines(study: Study, command: str | None, fixed: Sequence[str]) -> list[str]:
 
     Args:
         study: that has ended, or been interrupted.
-        command: by which the best trial can be run with several seeds, ``vae-train -m``; None where an application has none.
+        command: by which the best trial can be run with several seeds, ``vae-train -m hydra/sweeper=grid``; None where an application has none.
         fixed: the overrides that are common to all trials.
     """
     standing = study.standing
