@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import postgresql
 from vaelab.runs import Status, read_status, write_status
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -18,6 +19,7 @@ BLOCK = re.compile(r"<!-- (?P<how>[^>]+) -->\n```bash\n(?P<lines>.*?)```", re.DO
 HOW = (
     "run",
     "run with debug=fast",
+    "run with two trials",
     "run in a run directory",
     "run in an interrupted run directory",
     "run last in a run directory",
@@ -75,6 +77,17 @@ def test_readme_commands_in_real_processes_shortened_by_debug_fast(
     done = call(f"{command} debug=fast", tmp_path, DATA_DIR=str(mnist_dir))
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.rglob("evaluation.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands("run with two trials"))
+def test_readme_commands_in_real_processes_searches_of_two_short_trials(command: str, tmp_path: Path) -> None:
+    command = re.sub(r" sweep.trials=\d+", "", command)
+    with postgresql.server() as url:
+        command = command.replace("postgresql://me@host/studies", url)
+        done = call(f"{command} sweep.trials=2 data=digits debug=fast", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trials: 2 completed" in done.stdout
 
 
 @pytest.mark.slow
