@@ -120,8 +120,8 @@ def finished(agent: Any, seconds: float) -> int:
 @pytest.mark.slow
 def test_a_run_of_the_agent_in_a_real_process_is_the_run_of_the_sweep(agent: Agent, tmp_path: Path) -> None:
     """Id, project and sweep are the agent's, and the search is told of the selected checkpoint, which is not the last one."""
-    command = [*SWEEP["command"], *TINY, "trainer.max_epochs=6"]
-    started = agent({"encoder": "mlp", "optimizer.lr": 0.3}, command)
+    command = [*SWEEP["command"], *TINY, "trainer.max_epochs=3", "score.mode=min"]  # the worst is the first
+    started = agent({"encoder": "mlp", "optimizer.lr": 0.002}, command)
     assert finished(started, 300) == 0
     (run,) = find_runs(tmp_path / "logs")
     assert run.path.parent.name == f"wandb_{SWEEP_ID}"
@@ -132,10 +132,10 @@ def test_a_run_of_the_agent_in_a_real_process_is_the_run_of_the_sweep(agent: Age
     (folder,) = (run.path / "wandb").glob("offline-run-*")
     told = ended(folder)
     assert (told.run_id, told.sweep_id, told.group) == ("run1", SWEEP_ID, "")
-    assert (told.config["encoder"], told.config["optimizer.lr"]) == ('"mlp"', "0.3")
-    assert float(told.summary["val/elbo"]) == manifest["best_score"]
+    assert (told.config["encoder"], told.config["optimizer.lr"]) == ('"mlp"', "0.002")
     validated = [float(row["val/elbo"]) for row in told.rows if "val/elbo" in row]
-    assert manifest["best_score"] == max(validated) != validated[-1]
+    assert float(told.summary["val/elbo"]) == min(validated) != validated[-1]
+    assert manifest["best_score"] == pytest.approx(min(validated), rel=1e-6)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 from vaelab.commands import entry, sample, train
 from vaelab.commands.multirun import Multirun
 from vaelab.data import sources
-from vaelab.runs import RunDirectory, read_manifest
+from vaelab.runs import RunDirectory, read_json, read_manifest
 from vaelab.sweeps.job import Job
 
 TASKS = {"train": (train.task, train.planned), "sample": (sample.task, None)}
@@ -119,6 +119,41 @@ def test_exit_status(command: Command, how: tuple[str, ...], ends: dict[str, str
     for end in ends.values():
         reason = "the last words" if end == "refused" else f"it is {end}"
         assert f"{end}: {reason}" in out
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"schema": 9, "jobs": []}', '{"schema": 1, "jobs": [{}]}', "\x00\xff"]
+)
+def test_a_record_that_cannot_be_used_is_said_and_made_anew(command: Command, content: str) -> None:
+    folder = Path("logs/sweeps/vae_seed")
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(content)
+    status, out, err = command("train", "-m", "seed=0,1", *SMALL)
+    assert (status, err) == (0, "")
+    assert "sweep.json is not used and made anew (" in out
+    assert len(read_json(folder / "sweep.json")["jobs"]) == 2
+
+
+def test_a_record_that_cannot_be_written(command: Command) -> None:
+    (Path("logs/sweeps/vae_seed/sweep.json") / "in-the-way").mkdir(parents=True)
+    status, out, err = command("train", "-m", "seed=0,1,2", *SMALL)
+    assert status == 1, out
+    assert err == (
+        f"vae-train: {Path.cwd()}/logs/sweeps/vae_seed/sweep.json: Is a directory; 3 jobs were not begun: the same command goes on with the sweep\n"
+    )
+    assert not Path("told").exists()
+
+
+def test_jobs_of_another_command_with_the_same_name_stay_and_are_mentioned(command: Command) -> None:
+    for typed in ("seed=0,1", "latent_dim=2,3", "seed=0,1,2"):
+        status, out, _ = command("train", "-m", typed, *SMALL, "sweep.name=s")
+        assert status == 0
+        others = "2 other jobs are there already, as {}: they stay, in one table with these; sweep.name=NAME keeps them apart"
+        said = [line for line in out.splitlines() if "other job" in line]
+        mentioned = {"latent_dim=2,3": "seed=0", "seed=0,1,2": "latent_dim=2"}
+        assert said == [others.format(mentioned.get(typed))] * (typed in mentioned)
+    names = [job["name"] for job in read_json(Path("logs/sweeps/s/sweep.json"))["jobs"]]
+    assert names == ["seed=0", "seed=1", "latent_dim=2", "latent_dim=3", "seed=2"]
 
 
 def test_a_sweep_that_a_configuration_asks_for(command: Command) -> None:

@@ -233,7 +233,25 @@ def test_settings_that_are_wrong_together(refused: Refused, argv: tuple[str, ...
         ),
         (("latent_dim=range(3,3)",), "latent_dim=range(3,3): holds no value: there is no job"),
         (("latent_dim=",), "latent_dim=: must be a positive integer"),
-        (("latent_dim=2,3", "sweep.retries=2"), "sweep.retries=2: unknown setting; sweep has name, retry, slots, threads (did you mean 'sweep.retry'?)"),
+        (("latent_dim=choice()",), "latent_dim=choice(): holds no value"),
+        (("latent_dim=2,",), "latent_dim=2,: a value is missing beside a comma"),
+        (("latent_dim=range(1,2,0)",), "latent_dim=range(1,2,0): range() arg 3 must not be zero"),
+        (("latent_dimm=2,4",), "latent_dimm=2,4: unknown setting (did you mean 'latent_dim'?)"),
+        (("encoder=",), "encoder=: no such entry in group 'encoder'; allowed: conv, gated_conv, gated_mlp, mlp, resnet"),
+        (
+            ("encoder=mlp,cov",),
+            "encoder=cov: no such entry in group 'encoder'; allowed: conv, gated_conv, gated_mlp, mlp, resnet (did you mean 'conv'?)",
+        ),
+        (("encoder=mlp,conv", "encoder.hidden=[8]"), "encoder.hidden=[8]: unknown setting with encoder=conv; it belongs to encoder=gated_mlp, encoder=mlp (in 1 of 2 jobs, as in encoder=conv)"),
+        (("latent_dim=2,3", "latent_dim=4"), "latent_dim=4: latent_dim is given twice (before as latent_dim=2,3)"),
+        (("latent_dim=2,3,-4", "hydra/launcher=basic"), "latent_dim=-4: must be a positive integer (in 1 of 3 jobs, as in latent_dim=-4)"),
+        (("seed=0,1", "hydra.sweeper.max_batch_size=0"), "hydra.sweeper.max_batch_size=0: must be a positive integer or null"),
+        (("score.name=val/foo", "seed=0,1"), f"score.name=val/foo: {VALIDATION} (did you mean 'val/elbo'?)"),
+        (
+            ("score.name=val/elbo,val/foo",),
+            f"score.name=val/foo: {VALIDATION} (did you mean 'val/elbo'?) (in 1 of 2 jobs, as in score.name=val/foo)",
+        ),
+        (("latent_dim=2,3", "sweep.retries=2"), "sweep.retries=2: unknown setting; sweep has name, objectives, pruner, pruner_options, retry, sampler, sampler_options, seed, slots, storage, threads, trials (did you mean 'sweep.retry'?)"),
         (("latent_dim=2,3", "sweep.retry=-1"), "sweep.retry=-1: must be an integer >= 0"),
         (("latent_dim=2,3", "sweep.slots=0"), "sweep.slots=0: must be a positive integer or null"),
         (("latent_dim=2,3", "sweep.name=a/b"), "sweep.name=a/b: must be text that can name one directory, without separators"),
@@ -244,6 +262,25 @@ def test_a_sweep_is_refused_before_its_first_job(
     refused: Refused, argv: tuple[str, ...], message: str
 ) -> None:
     assert refused("train", *SMALL, "-m", *argv) == message
+
+
+def test_a_sweep_where_its_folder_cannot_be(refused: Refused) -> None:
+    Path("logs").mkdir()
+    rule = "must be a directory that can be written to (Not a directory)"
+    for taken in (Path("logs/sweeps"), Path("logs/sweeps/s")):
+        taken.touch()
+        message = refused("train", *SMALL, "-m", "seed=0,1", "sweep.name=s")
+        assert message == f"paths.log_dir=logs/sweeps/s: {rule}"
+        taken.unlink()
+        taken.mkdir()
+
+
+def test_a_sweep_of_ours_that_an_agent_of_w_b_asks_for(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    message = refused("train", *SMALL, "-m", "seed=0,1")
+    assert message == "WANDB_SWEEP_ID=abc: an agent of W&B asks for one run: leave -m away"
 
 
 def test_the_name_of_a_group_twice(refused: Refused) -> None:

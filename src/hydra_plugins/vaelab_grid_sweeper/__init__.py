@@ -1,6 +1,6 @@
 """``hydra/sweeper=grid``: Hydra's own grid, whose jobs are checked as what makes them checks them.
 
-Hydra imports this module at the start of every Hydra application of the environment, so it imports nothing of ours.
+Hydra imports this module at the start of every Hydra application of the environment, so it imports nothing of ours before there is a grid.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class GridSweeper(BasicSweeper):
         self.task = task_function
 
     def sweep(self, arguments: list[str]) -> Any:
+        if self.max_batch_size is not None:
+            from vaelab.errors import integer
+
+            integer("hydra.sweeper.max_batch_size", self.max_batch_size, 1, " or null")
         typed = {argument.partition("=")[0] for argument in arguments}
         self.params = {
             key: values for key, values in self.params.items() if key not in typed

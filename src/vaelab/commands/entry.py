@@ -39,6 +39,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobRuntime, setup_globals
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -351,7 +352,18 @@ class _App:
         """What the single run with these overrides would be; raises SettingError as it would."""
         assert self.planned is not None
         hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
-        cfg = self._job_loader.load(overrides)
+        try:
+            cfg = self._job_loader.load(overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            from vaelab.commands.explain import wrong
+            from vaelab.commands.multirun import Refused
+
+            composition = self._composition(self.args)
+            if wrong(composition, self.args.overrides, True):  # the command line, whatever the job
+                raise
+            if message := wrong(composition, overrides, False):
+                raise Refused(message) from error
+            raise
         try:
             hydra.set_config(cfg)
             task_cfg = copy.deepcopy(cfg)

@@ -97,16 +97,22 @@ def explain(
     """What is wrong with ``overrides`` or with a config file, or None if ``error`` is nobody's but ours."""
     if isinstance(error, OverrideParseException):
         return _syntax(error.override)
-    try:
-        if composition.search_path is not None:
-            parsed = OverridesParser.create().parse_overrides(list(overrides))
-            for message in _wrong(parsed, composition, multirun):
-                return message
-    except EXPECTED:
-        pass  # not the command line, then: a config file
+    if message := wrong(composition, overrides, multirun):
+        return message
     if isinstance(error, MissingConfigException):
         return _missing_config(error, composition, overrides)
     return _general(error)
+
+
+def wrong(composition: Composition, overrides: Sequence[str], multirun: bool) -> str | None:
+    """The first of ``overrides`` that does not fit; None where each does, and a config file is to blame."""
+    try:
+        if composition.search_path is not None:
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+            return next(_wrong(parsed, composition, multirun), None)
+    except EXPECTED:
+        pass
+    return None
 
 
 def _wrong(overrides: Sequence[Override], composition: Composition, multirun: bool) -> Iterator[str]:
@@ -132,7 +138,7 @@ def _wrong(overrides: Sequence[Override], composition: Composition, multirun: bo
     cfg = composition.compose(chosen)
     searched = cfg.hydra.runtime.choices.get("hydra/sweeper") == "optuna"
     for override in settings:
-        if message := _wrong_setting(override, cfg, composition):
+        if message := _wrong_setting(override, cfg, composition) or _wrong_sweep(override):
             yield message
         elif override.is_sweep_override() and not override.is_discrete_sweep() and not searched:
             yield f"{override.input_line}: an interval needs a search, hydra/sweeper=optuna; otherwise list values: a,b,c"
@@ -175,6 +181,15 @@ def _wrong_setting(override: Override, cfg: DictConfig, composition: Composition
     if override.is_delete():
         return f"{line}: there is no setting {key!r} to leave out"
     return _unknown(key, line, cfg, composition)
+
+
+def _wrong_sweep(override: Override) -> str | None:
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        try:
+            next(override.sweep_iterator(), None)
+        except ValueError as error:  # range(1,2,0)
+            return f"{override.input_line}: {error}"
+    return None
 
 
 def _unknown(key: str, line: str, cfg: DictConfig, composition: Composition) -> str:
@@ -259,7 +274,12 @@ def _syntax(line: str) -> str:
     name, equals, value = line.partition("=")
     if not equals:
         return f"{line}: a setting is typed as name=value"
-    quoted = "" if re.search("['\"]", value) else f""", or quote the value: '{name}="{value}"'"""
+    if re.fullmatch(r"\w+\(\s*\)", value):
+        return f"{line}: holds no value"
+    has_quotes = bool(re.search("['\"]", value))
+    if not has_quotes and re.search(r"^\s*,|,\s*,|,\s*$", value):
+        return f"{line}: a value is missing beside a comma"
+    quoted = "" if has_quotes else f""", or quote the value: '{name}="{value}"'"""
     return f"{line}: cannot be read as name=value; close every bracket and quote{quoted}"
 
 

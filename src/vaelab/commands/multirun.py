@@ -99,6 +99,7 @@ class Multirun:
             if self.sweep is None:
                 self.open(jobs, workers)
                 self.announce(f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}")
+                self._mention_others(jobs)
             assert self.sweep is not None
             done = grid.run(self.sweep, jobs)
             by_identity = {result.job.identity: result.score for result in done}
@@ -200,6 +201,14 @@ class Multirun:
         print(
             f"{folder.name}: {what}, {self.sweep.workers} | {' | '.join([str(folder), *where])}", flush=True
         )
+
+    def _mention_others(self, jobs: Sequence[Job]) -> None:
+        assert self.sweep is not None
+        if others := self.sweep.others(jobs):
+            these = f"1 other job is there already, {others[0]}: it stays"
+            if len(others) > 1:
+                these = f"{len(others)} other jobs are there already, as {others[0]}: they stay"
+            print(f"{these}, in one table with these; sweep.name=NAME keeps them apart", flush=True)
 
     def close(self) -> None:
         """Kill what still runs."""

@@ -125,6 +125,11 @@ class Sweep:
             (one.job, one.directory, seconds[key]) for key, one in self._in_hand.items() if key in seconds
         ]
 
+    def others(self, jobs: Sequence[Job]) -> list[str]:
+        """The names of the jobs on record that are none of these."""
+        asked = {job.identity for job in jobs}
+        return [entry.name for entry in self._earlier.values() if entry.id not in asked]
+
     @property
     def elsewhere(self) -> list[Job]:
         """The jobs that another process has in hand."""
@@ -324,8 +329,8 @@ class Sweep:
 
     def _hold(self, error: OSError) -> None:
         """Begin no other job: each would end by it, and use up a try."""
-        file = Path(error.filename or self.folder)
-        where = self.folder if file.is_relative_to(self.folder) else file  # temporary files have odd names
+        file = Path(error.filename2 or error.filename or self.folder)
+        where = file.parent if file.suffix == ".tmp" else file  # temporary files have odd names
         self._cannot_write = f"{where}: {error.strerror or error}"
 
     def _look_elsewhere(self) -> None:
