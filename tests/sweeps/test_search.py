@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from searching import carry_out, close_all, job_of, study_of, sweep_in
 from vaelab.errors import RunFailed, SettingError
@@ -432,6 +433,24 @@ def test_a_storage_that_cannot_be_had_is_refused_without_its_password(
     with pytest.raises(SettingError, match=said) as refused:
         open_storage(placed(text, tmp_path), 2)
     assert "geheim" not in str(refused.value)
+
+
+def test_two_processes_that_make_the_tables_at_the_same_moment(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class LateOne(optuna.storages.RDBStorage):
+        def __init__(self, url: str, *arguments: Any) -> None:
+            made.append(url)
+            if len(made) < 3:
+                original = sqlite3.OperationalError("table studies already exists")
+                raise OperationalError("CREATE TABLE studies", {}, original)
+            super().__init__(url, *arguments)
+
+    monkeypatch.setattr("optuna.storages.RDBStorage", LateOne)
+    study_of(sqlite, 1)
+    assert len(made) == 3
 
 
 def test_a_file_that_is_no_database_is_refused(sqlite: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ SQLITE = "sqlite:///"
 JOURNAL = ".journal"  # how a journal's name ends
 #: seconds that another program's lock on a database is waited for, and a server's answer
 PATIENCE = 20
+ATTEMPTS = 20  # to find tables made that somebody else is making
 FORMS = (
     "sqlite:///FILE, postgresql://USER@HOST/NAME, another database of SQLAlchemy's, or a file FILE.journal"
 )
@@ -86,7 +88,7 @@ def open_storage(storage: str, patience: float = PATIENCE) -> BaseStorage:
     Raises:
         SettingError: it cannot be had.
     """
-    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     with explained(storage):
@@ -102,9 +104,24 @@ def open_storage(storage: str, patience: float = PATIENCE) -> BaseStorage:
             arguments = {"connect_timeout": max(2, round(patience))}
         # pre_ping: a connection that the server has closed meanwhile is opened again
         try:
-            return RDBStorage(storage, {"connect_args": arguments, "pool_pre_ping": True})
+            return _database(storage, {"connect_args": arguments, "pool_pre_ping": True})
         except RuntimeError as error:  # another version of Optuna has made it
             raise SettingError(SETTING, shown(storage), f"cannot be used: {error}") from error
+
+
+def _database(storage: str, arguments: dict[str, Any]) -> BaseStorage:
+    """A database. Of two processes that make its tables at the same moment one finds that they exist already; it looks again."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import DBAPIError
+
+    for left in range(ATTEMPTS - 1, -1, -1):
+        try:
+            return RDBStorage(storage, arguments)
+        except DBAPIError as error:
+            if not left or "already exists" not in str(error.orig):
+                raise
+            time.sleep(0.2)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def alone(storage: str) -> AbstractContextManager[None]:
