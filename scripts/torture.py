@@ -1,6 +1,6 @@
 """What runs go through, and whether their numbers survive it.
 
-    .venv/bin/python scripts/torture.py kill|damage|signals|tracker|sweep [--trials 200] [--seed 0] [--write docs/reliability.md]
+    .venv/bin/python scripts/torture.py kill|damage|signals|tracker|sweep|search [--trials 200] [--seed 0] [--write docs/reliability.md]
 
 Each prints what it did and how it ended; the exit status is 1 if anything did not end as it should have.
 """
@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; processes are for
 
 import torture_damage
 import torture_kill
+import torture_search
 import torture_signals
 import torture_sweep
 import torture_tracker
@@ -31,6 +32,7 @@ TORTURES = {
     "signals": (torture_signals, 5),
     "tracker": (torture_tracker, 3),
     "sweep": (torture_sweep, 10),
+    "search": (torture_search, 10),
 }
 
 
@@ -40,7 +42,9 @@ def main() -> int:
     )
     parser.add_argument("what", choices=sorted(TORTURES))
     parser.add_argument(
-        "--trials", type=int, help="200 kills, 50 of each damage, 5 signals, 3 trackers, 10 kills of a sweep"
+        "--trials",
+        type=int,
+        help="200 kills, 50 of each damage, 5 signals, 3 trackers, 10 kills of a sweep or search",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="also put the section into this Markdown file")
