@@ -299,10 +299,11 @@ def test_a_disk_that_is_full_for_the_record_alone_ends_no_job(
     sweep = open_sweep(tmp_path)
     with pytest.raises(RunFailed, match="s: No space left on device; 2 jobs were not begun"):
         grid.run(sweep, [job(number) for number in (1, 2, 3, 4)])
-    sweep.close()
     assert brief(sweep.results) == [("completed", None)] * 2
-    written.clear()
     monkeypatch.setattr(record, "write_json", write)
+    sweep.close()
+    standing = [(entry["status"], entry["tries"]) for entry in entries(tmp_path).values()]
+    assert standing == [("completed", 1)] * 2 + [("waiting", 0)] * 2
     assert brief(start(*map(job, (1, 2, 3, 4)))) == [("completed", None)] * 4
     assert begun(tmp_path) == ["seed=1", "seed=2", "seed=3", "seed=4"]
 
