@@ -29,7 +29,7 @@ SCRIPT = """
     from pathlib import Path
     from vaelab.runs import RunDirectory, write_json, write_status
     from vaelab.sweeps.job import Place
-    told = {{"argv": sys.argv, "full_error": os.environ.get("HYDRA_FULL_ERROR")}}
+    told = {{"argv": sys.argv, "full_error": os.environ.get("HYDRA_FULL_ERROR"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}}
     place = Place.told()
     ends = {{word: end for word, end in json.loads(os.environ["ENDS"]).items() if word in sys.argv}}
     end = next(iter(ends.values()), "completed")
@@ -187,6 +187,21 @@ def test_a_command_that_makes_no_runs_shows_what_each_job_printed(command: Comma
     status, out, _ = command("sample", "-m", "run=a,b", ends={"run=b": "failed"})
     assert status == 3
     assert out.splitlines()[-1] == "run=b  exit status 1"
+
+
+@pytest.mark.parametrize("trainer, gpus", [("default", ["GPU-a", "GPU-b"]), ("cpu", [None, None])])
+def test_each_job_has_a_gpu_of_its_own(
+    trainer: str, gpus: list[str | None], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-a)'\necho 'GPU 1: B (UUID: GPU-b)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    small = [word for word in SMALL if not word.startswith("trainer=")]
+    status, out, _ = command("train", "-m", "seed=0,1", *small, f"trainer={trainer}")
+    assert status == 0, out
+    assert sorted([one["gpus"] for one in told()], key=str) == gpus
 
 
 def test_refused_where_the_command_is_not_installed(

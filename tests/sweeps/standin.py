@@ -3,12 +3,13 @@
     python standin.py train [WORD] identity=<64 hex digits>
     python standin.py resume DIR
 
-WORD: completes (default), raises, is_killed, is_refused, waits (until SIGTERM, then interrupted), has_no_record (dies before its manifest),
+WORD: completes (default), raises, is_killed, is_refused, fills (the disk, with a file `ballast`), finds_it_full (refused, as where its directory cannot be made), waits (until SIGTERM, then interrupted), has_no_record (dies before its manifest),
 is_deaf (waits, and takes no notice of SIGTERM), is_pruned, imports_nothing (dies before its directory). A run that is resumed completes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -30,6 +31,11 @@ def train(word: str, identity: str) -> int:
     if word == "is_refused":
         print("vae-train: model=x: does not go with prior=y")
         return 2
+    if word == "finds_it_full":
+        print(
+            "vae-train: paths.log_dir=logs: must be a directory that can be written to (No space left on device)"
+        )
+        return 2
     place = Place.told()
     assert place is not None
     run = RunDirectory.create(place.folder, place.directory)
@@ -44,6 +50,7 @@ def train(word: str, identity: str) -> int:
 def carry_out(run: RunDirectory, word: str) -> int:
     with TIMES.open("a") as file:
         file.write(f"{run.name}\n")
+    (run.path / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "whatever there are"))
     if TRIAL in os.environ:
         with Path("told").open("a") as file:
             file.write(f"{os.environ[TRIAL]}\n")
@@ -53,6 +60,10 @@ def carry_out(run: RunDirectory, word: str) -> int:
         return 1
     if word == "is_killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if word == "fills":
+        with run.path.with_name("ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
     if word in ("waits", "is_deaf"):
 
         def save(*_: int | FrameType | None) -> None:

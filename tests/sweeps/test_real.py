@@ -45,11 +45,42 @@ def test_a_sweep_of_one_job_given_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_jobs_of_several_processes_each_job_in_real_processes(tmp_path: Path) -> None:
-    """The ranks of ``ddp`` are started from the command line of the job: were that the sweep's, each would run the whole sweep."""
-    status, out = vae_train(tmp_path, "-m", *FAST, "trainer=ddp_cpu", "trainer.strategy=ddp", "seed=0,1")
+@pytest.mark.parametrize("launcher", ["local", "basic"])
+def test_jobs_of_several_processes_each_job_in_real_processes(launcher: str, tmp_path: Path) -> None:
+    """The ranks of ``ddp`` are started from the command line of the job: were that the sweep's, each would run the whole sweep. Hydra's own launcher makes jobs of it, too."""
+    typed = ("trainer=ddp_cpu", "trainer.strategy=ddp", "seed=0,1", f"hydra/launcher={launcher}")
+    status, out = vae_train(tmp_path, "-m", *FAST, *typed)
     assert status == 0, out
-    assert [read_manifest(run)["seed"] for run in runs(tmp_path)] == [0, 1]
+    assert "2 completed" in out
+    manifests = list(map(read_manifest, runs(tmp_path)))
+    assert [manifest["seed"] for manifest in manifests] == [0, 1]
+    assert [manifest["device"]["number"] for manifest in manifests] == [2, 2]
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_real_processes(tmp_path: Path) -> None:
+    """With room for one run the second one fails and the third is not begun; with more room, the same command completes."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(logs)]
+    if sys.platform != "linux" or subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    small = ("encoder.hidden=[8]", "decoder.hidden=[8]", "latent_dim=2", "trainer=cpu")
+    typed = ("-m", *FAST, *small, "seed=0,1,2", "sweep.name=s", "sweep.slots=1")
+    try:
+        status, out = vae_train(tmp_path, *typed)
+        assert status == 1, out
+        assert "1 completed, 1 failed" in out
+        assert "No space left on device; 1 job was not begun: the same command goes on with the sweep" in out
+        assert "Traceback" not in out
+        subprocess.run(["mount", "-o", "remount,size=9m", str(logs)], check=True)
+        status, out = vae_train(tmp_path, *typed)
+        assert status == 0, out
+        assert "seed=0  completed  val/elbo" in out
+        assert out.count("was there already") == 1
+        assert "3 completed" in out
+    finally:
+        subprocess.run(["umount", str(logs)], check=True)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,9 +17,10 @@ from typing import Any
 
 import pytest
 
+from vaelab.errors import RunFailed
 from vaelab.runs import RunDirectory, Status, read_json, read_manifest, read_status, write_status
 from vaelab.runs.status import is_live
-from vaelab.sweeps import grid, screen
+from vaelab.sweeps import grid, record, screen
 from vaelab.sweeps.claim import Claim
 from vaelab.sweeps.job import Job, Place, sweep_name
 from vaelab.sweeps.pool import Pool
@@ -237,6 +239,75 @@ def test_a_damaged_record_is_made_anew_from_the_runs(start: Start, tmp_path: Pat
     assert {*entries(tmp_path)} == {"seed=1", "seed=2"}
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The folder of the sweep, on a disk that half a megabyte fills."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_on_a_full_disk_no_job_is_begun_and_none_is_lost(
+    start: Start, small_disk: Path, tmp_path: Path
+) -> None:
+    jobs = (job(1), job(2, "fills"), job(3), job(4))
+    with pytest.raises(RunFailed) as caught:
+        start(*jobs, slots=1)
+    assert str(caught.value) == (
+        f"{small_disk}: No space left on device; 2 jobs were not begun: the same command goes on with the sweep"
+    )
+    assert begun(tmp_path) == ["seed=1", "seed=2"]
+    with pytest.raises(RunFailed, match="No space left on device; 3 jobs were not begun"):
+        start(*jobs, slots=1)  # there is no more room than before
+    assert begun(tmp_path) == []
+    (small_disk / "ballast").unlink()
+    assert brief(start(*jobs, slots=1)) == [("completed", None)] * 4
+    assert begun(tmp_path) == ["seed=2", "seed=3", "seed=4"]
+    assert [entry["tries"] for entry in entries(tmp_path).values()] == [1] * 4
+
+
+def test_a_job_that_a_full_disk_ended_is_tried_again_and_no_other_before(
+    start: Start, tmp_path: Path
+) -> None:
+    """A refusal stays on record otherwise."""
+    with pytest.raises(RunFailed) as caught:
+        start(job(1), job(2, "finds_it_full"), job(3), slots=1)
+    reason = "paths.log_dir=logs: must be a directory that can be written to (No space left on device)"
+    assert str(caught.value).startswith(f"seed=2 failed: {reason}; 1 job was not begun")
+    assert begun(tmp_path) == ["seed=1"]
+    assert [entry["status"] for entry in entries(tmp_path).values()] == ["completed", "failed", "waiting"]
+    assert brief(start(job(1), job(2), job(3))) == [("completed", None)] * 3
+
+
+def test_a_disk_that_is_full_for_the_record_alone_ends_no_job(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that run end by themselves, and their results are collected."""
+    write, written = record.write_json, []
+
+    def write_json(path: Path, content: Any) -> None:
+        written.append(path)
+        if len(written) > 2:  # one for each job that begins
+            raise OSError(errno.ENOSPC, "No space left on device", str(path.with_name(".sweep.json.0.tmp")))
+        write(path, content)
+
+    monkeypatch.setattr(record, "write_json", write_json)
+    sweep = open_sweep(tmp_path)
+    with pytest.raises(RunFailed, match="s: No space left on device; 2 jobs were not begun"):
+        grid.run(sweep, [job(number) for number in (1, 2, 3, 4)])
+    assert brief(sweep.results) == [("completed", None)] * 2
+    monkeypatch.setattr(record, "write_json", write)
+    sweep.close()
+    standing = [(entry["status"], entry["tries"]) for entry in entries(tmp_path).values()]
+    assert standing == [("completed", 1)] * 2 + [("waiting", 0)] * 2
+    assert brief(start(*map(job, (1, 2, 3, 4)))) == [("completed", None)] * 4
+    assert begun(tmp_path) == ["seed=1", "seed=2", "seed=3", "seed=4"]
+
+
 def test_an_attempt_that_died_before_its_record_leaves_no_trace(start: Start, tmp_path: Path) -> None:
     assert brief(start(job(1, "has_no_record"))) == [("failed", "killed by SIGKILL (out of memory?)")]
     assert brief(start(job(1))) == [("completed", None)]
@@ -387,6 +458,36 @@ def test_killed_the_next_start_goes_on_with_what_saved_itself(
     statuses = [read_status(run.parent / "status.json") for run in ready(tmp_path, 2, 3)]
     assert [one.status for one in statuses] == [Status.COMPLETED] * 2
     assert begun(tmp_path) == ["seed=1", "seed=2", "seed=2", "seed=3", "seed=3", "seed=4"]
+
+
+def test_jobs_at_the_same_time_have_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = "".join(f"GPU {n}: NVIDIA H200 (UUID: GPU-{n})\n" for n in range(4))
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\n[ "$*" = -L ] && cat <<END\n{found}END\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for number, expected in ((None, ["GPU-0", "GPU-1", "GPU-2", "GPU-3"]), (2, ["GPU-0,GPU-1", "GPU-2,GPU-3"])):  # fmt: skip
+        commands = Commands((sys.executable, STANDIN, "train"), RESUME)
+        sweep = Sweep(tmp_path / "s", commands, Pool.makes(number)(True, 1), retry=1)
+        assert "4 GPUs" in str(sweep.workers)
+        jobs = [job(seed, "waits") for seed in range(1, len(expected) + 1)]
+        try:
+            for one in jobs:
+                sweep.submit(one)
+            assert sweep.collect() == []
+            wait_for(*ready(tmp_path, *range(1, len(jobs) + 1)))
+            sweep.stop()
+            while sweep.busy:
+                sweep.collect(1.0)
+        finally:
+            sweep.close()
+        given = [(tmp_path / "s" / one.directory / "gpus").read_text() for one in jobs]
+        assert sorted(given) == expected
+        shutil.rmtree(tmp_path / "s")
 
 
 def test_two_processes_with_one_grid_share_the_work(spawn: Spawn, tmp_path: Path) -> None:
