@@ -83,12 +83,16 @@ def test_a_search_its_continuation_and_what_it_prints(command: Command) -> None:
     assert f"\n  latent_dim={best['latent_dim']} optimizer.lr={best['optimizer.lr']}\n" in out
     again = f"vae-train -m hydra/sweeper=grid data=digits logger=none trainer=cpu latent_dim={best['latent_dim']} optimizer.lr={best['optimizer.lr']} seed=0,1,2,3,4"
     assert f"\n  {again}\n" in out
-    assert out.splitlines()[-1] == f"6 completed  {folder}"
+    assert "\n6 trials: 6 completed\n" in out
+    assert out.splitlines()[-1] == str(folder)
 
     status, out, _ = command(*typed, "sweep.trials=8")
     assert status == 0, out
     assert "8 trials, 6 of them made already; tpe" in out
     assert len(list(find_runs(folder))) == 8
+    status, out, err = command(*typed, "sweep.trials=8")
+    assert (status, err) == (0, ""), out
+    assert "\n8 trials: 8 completed\nbest: " in out
     status, out, err = command(*typed, "sweep.trials=8", "data.batch_size=64")
     assert (status, out) == (2, "")
     assert "\n  data.batch_size: 64 here, 16 in the study" in err
@@ -115,6 +119,11 @@ def test_a_job_that_fails_is_told_and_the_others_go_on(command: Command) -> None
         failed = trial["params"]["encoder"] == "conv"
         assert (trial["state"], trial["error"]) == (("fail", "no good") if failed else ("complete", None))
     assert {trial["state"] for trial in record["trials"]} == {"fail", "complete"}
+    again = (*SMALL, "encoder=mlp,conv", LR, "sweep.trials=6", "sweep.sampler=random", "sweep.retry=0")
+    assert command(*again)[0] == 3, "there is nothing left to do, but it is not well"
+    Path("conv").unlink()
+    status, out, err = command(*again[:-1])
+    assert (status, err) == (0, ""), out
 
 
 def test_a_grid_by_the_sweeper(command: Command) -> None:

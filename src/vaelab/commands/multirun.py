@@ -80,6 +80,7 @@ class Multirun:
         self.environment = {"HYDRA_FULL_ERROR": str(int(with_tracebacks))}  # here it is set in any case
         self.sweep: Sweep | None = None
         self.findings: list[str] = []  # of a search
+        self.search_status: int | None = None  # of one whose trials have all ended
         self._jobs: dict[tuple[str, ...], Job] = {}  # that have been composed
         self.statuses: dict[str, int] = {}  # of jobs without identity
 
@@ -223,6 +224,8 @@ class Multirun:
     @property
     def status(self) -> int:
         """The exit status, once all jobs have come to an end."""
+        if self.search_status is not None:
+            return self.search_status
         words = {result.status for result in self.results}
         if self.results:
             ends = [
@@ -233,11 +236,13 @@ class Multirun:
         return ends[0] if len(set(ends)) == 1 and ends[0] in (DONE, REFUSED, SOME_FAILED) else SOME_FAILED
 
     def report(self) -> None:
-        """A line a job, the best first, and where the sweep is."""
-        if self.results and self.sweep is not None:
+        """A line a job, the best first, or what a search has found, and where the sweep is."""
+        if self.findings and self.sweep is not None:
+            print("\n".join(self.findings))
+            print(_from_here(self.sweep.folder), flush=True)
+        elif self.results and self.sweep is not None:
             score = self.results[0].job.config["score"]
-            table = self.findings or screen.summary(self.results, score["name"], score["mode"])
-            print("\n".join(table))
+            print("\n".join(screen.summary(self.results, score["name"], score["mode"])))
             print(f"{screen.counted(self.results)}  {_from_here(self.sweep.folder)}", flush=True)
         width = max(map(len, self.statuses), default=0)
         for name, status in self.statuses.items():

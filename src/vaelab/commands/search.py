@@ -21,6 +21,8 @@ from vaelab.sweeps.search.study import Question, Study, Taken, settings_of
 from vaelab.sweeps.search.trial import Trial
 from vaelab.sweeps.workers import MakeWorkers
 
+DONE, SOME_FAILED = 0, 3
+
 if TYPE_CHECKING:
     from vaelab.commands.multirun import Multirun
 
@@ -85,6 +87,9 @@ def carry_out(
     finally:
         multirun.findings = summary.lines(study, f"{multirun.command} -m hydra/sweeper=grid", fixed)
         summary.write(study, sweep.folder, settings.sampler, settings.pruner)
+        standing = study.standing
+        if standing.ended == standing.total:
+            multirun.search_status = SOME_FAILED if standing.failed else DONE
         study.close()
 
 
