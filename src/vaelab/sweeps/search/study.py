@@ -39,6 +39,7 @@ PLACE, ATTEMPT, WORKER, LOST, SURPLUS, ERROR = (
 )  # fmt: skip
 #: seconds between two signs of life, and of a silence after which a process of another machine is taken for gone
 BEAT, SILENCE = 20.0, 120.0
+SECONDS_OF_GROWTH = 1.0  # without a new place, after which nobody else is taken to reserve any
 SECONDS_BETWEEN = 5.0  # two looks at the trials of others
 #: a place whose trials were lost so often is given up
 MOST_ATTEMPTS = 20
@@ -154,6 +155,7 @@ class Study:
     ) -> None:
         self.storage, self.name, self.question = storage, name, question
         self._mine: set[int] = set()
+        self._made = False
         self._me = {"pid": os.getpid(), "process": process_identity(os.getpid())}
         self._seen: dict[
             int, tuple[Any, float]
@@ -249,6 +251,7 @@ class Study:
             study = optuna.create_study(directions=directions, **arguments)
         except DuplicatedStudyError:
             return optuna.load_study(**arguments)
+        self._made = True
         study.set_user_attr(ASKED, self.question.record())
         return study
 
@@ -276,6 +279,13 @@ class Study:
 
     def _reserve(self, grid: list[dict[str, Any]] | None) -> None:
         places = self._places()
+        while (
+            not self._made and len(places) < self.total
+        ):  # whoever made the study may be about to reserve them
+            time.sleep(SECONDS_OF_GROWTH)
+            before, places = places, self._places()
+            if len(places) == len(before):
+                break
         if len(places) > self.total:
             raise SettingError(
                 "sweep.trials",
