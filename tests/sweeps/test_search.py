@@ -386,6 +386,20 @@ def test_a_storage_that_is_away_for_a_while_is_waited_for(
     assert "is locked by another program; tried again every" in capsys.readouterr().out
 
 
+def test_a_sweep_that_ends_for_another_reason_leaves_its_trials_to_the_next(
+    sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(sqlite, 2)
+
+    def disk_is_full(*_: object, **__: object) -> None:
+        raise RunFailed("the disk is full")
+
+    monkeypatch.setattr("vaelab.sweeps.sweep.Sweep.collect", disk_is_full)
+    with pytest.raises(RunFailed, match="the disk is full"):
+        carry_out(study, tmp_path / "s")
+    assert states(study) == ["WAITING"] * 2
+
+
 def test_a_storage_that_stays_away_ends_the_search_and_loses_no_run(
     sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

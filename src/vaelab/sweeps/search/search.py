@@ -76,12 +76,12 @@ def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job]) -> None:
                     if standing.ended >= standing.total:
                         break
                     time.sleep(1.0)  # for those that other processes have in hand
-    except RunFailed:  # the storage is out of reach
-        hands.clear()
-        raise
     finally:
         for trial in [trial for those in hands.values() for trial in those]:
-            study.lose(trial)
+            try:
+                study.lose(trial)
+            except SettingError:  # the storage is out of reach, and it is this that ends the search: whoever comes next finds them lost
+                break
 
 
 class Patience:
