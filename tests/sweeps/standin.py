@@ -4,7 +4,8 @@
     python standin.py resume DIR
 
 WORD: completes (default), raises, is_killed, is_refused, waits (until SIGTERM, then interrupted), has_no_record (dies before its manifest),
-is_deaf (waits, and takes no notice of SIGTERM), is_pruned, imports_nothing (dies before its directory). A run that is resumed completes.
+is_deaf (waits, and takes no notice of SIGTERM), is_pruned, imports_nothing (dies before its directory), goes_on_call (waits for the file go, then completes).
+A run that is resumed completes.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def carry_out(run: RunDirectory, word: str) -> int:
         return 1
     if word == "is_killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if word in ("waits", "is_deaf"):
+    if word in ("waits", "is_deaf", "goes_on_call"):
 
         def save(*_: int | FrameType | None) -> None:
             if word == "is_deaf":
@@ -63,7 +64,10 @@ def carry_out(run: RunDirectory, word: str) -> int:
 
         signal.signal(signal.SIGTERM, save)
         (run.path / "ready").touch()
-        time.sleep(60)  # goes on after a signal that is taken no notice of
+        for _ in range(600):  # goes on after a signal that is taken no notice of
+            if word == "goes_on_call" and Path("go").exists():
+                break
+            time.sleep(0.1)
     manifest = read_json(run.manifest_file)
     if word == "is_pruned":
         write_json(run.manifest_file, {**manifest, "best_score": 7.0, "given_up": {"score": 5.0}})

@@ -245,8 +245,8 @@ def _check_logger(logger: Mapping[str, Any]) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
-    if trainer.get("num_nodes") not in (None, 1):
-        raise SettingError("trainer.num_nodes", trainer["num_nodes"], "must be 1: a run lives on one machine")
+    if trainer.get("num_nodes") is not None:
+        integer("trainer.num_nodes", trainer["num_nodes"], 1)
     for key, instead in REPLACED.items():
         if key in trainer:
             raise SettingError(

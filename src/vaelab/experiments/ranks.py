@@ -76,7 +76,9 @@ def meeting(folder: Path) -> Iterator[bool | None]:
         raise
     finally:
         del os.environ[MEETING]
-        if not place.is_file():
+        if place.is_file():
+            place.unlink()  # the others have read it, or will not be let in
+        else:
             _write(place, {"exit_status": status, "why": why})
 
 

@@ -198,9 +198,8 @@ class SlurmWorkers:
         deadline = time.monotonic() + timeout
         while True:
             self._start()
-            self._ask(ASK)
-            if self._told:
-                self._tell()
+            if self._ask(2 * POLL if self._told else ASK) and self._told:
+                self._tell()  # what had not begun, or was not there, before
             ended = self._ended()
             left = deadline - time.monotonic()
             if ended or left <= 0 or not self.busy:
@@ -261,10 +260,10 @@ class SlurmWorkers:
             self._jobs[process.key] = _Job(job.job_id, process.key, output, JobFiles(folder, job.job_id))
             self._listed[job.job_id] = Listed(job.job_id, "PENDING", "", "")  # until Slurm is asked
 
-    def _ask(self, seconds: float) -> None:
-        """Ask Slurm how the jobs stand, unless it was asked less than ``seconds`` ago."""
+    def _ask(self, seconds: float) -> bool:
+        """Ask Slurm how the jobs stand, unless it was asked less than ``seconds`` ago; whether it has been asked."""
         if time.monotonic() - self._asked < seconds:
-            return
+            return False
         try:
             self._listed, self._silent = queue.listed(), None
         except SlurmError as error:
@@ -272,6 +271,7 @@ class SlurmWorkers:
                 print(f"Slurm does not answer, and is asked again: {error}", flush=True)
             self._silent = str(error)
         self._asked = time.monotonic()
+        return True
 
     def _state(self, job: _Job) -> str | None:
         found = self._listed.get(job.id)
@@ -392,7 +392,8 @@ class _Executor(SlurmExecutor):
             setup=[*settings.setup],
             teardown=after(folder, settings.max_num_timeout),
             # a step no longer takes over what its job was given for a task
-            srun_args=[f"--cpus-per-task={cpus}"],
+            # and other tasks wait for ever for one that is gone
+            srun_args=[f"--cpus-per-task={cpus}", "--wait=120"],
             additional_parameters={
                 "signal": f"USR1@{settings.signal_delay_s}",  # which asks a run to save and stop
                 "requeue": True,

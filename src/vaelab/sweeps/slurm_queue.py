@@ -34,7 +34,15 @@ ACTIVE = (
 
 
 class SlurmError(RuntimeError):
-    """A command of Slurm's has failed, or did not answer; the message is what it said."""
+    """A command of Slurm's has failed, or did not answer; the message is what it said.
+
+    Attributes:
+        silent: whether it said nothing.
+    """
+
+    def __init__(self, message: str, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 @dataclass(frozen=True)
@@ -108,8 +116,7 @@ def stop(jobs: Iterable[str], state: str, signum: signal.Signals | None = None) 
         SlurmError
     """
     send = [] if signum is None else [f"--signal={signum.name.removeprefix('SIG')}"]
-    if ids := [*jobs]:
-        _answer("scancel", "--quiet", f"--state={state}", *send, *ids)
+    _cancel([f"--state={state}", *send], jobs)
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -118,8 +125,16 @@ def cancel(jobs: Iterable[str]) -> None:
     Raises:
         SlurmError
     """
+    _cancel([], jobs)
+
+
+def _cancel(how: Sequence[str], jobs: Iterable[str]) -> None:
     if ids := [*jobs]:
-        _answer("scancel", "--quiet", *ids)
+        try:
+            _answer("scancel", "--quiet", *how, *ids)
+        except SlurmError as error:
+            if not error.silent:  # else some of them have ended meanwhile
+                raise
 
 
 def check(script: str) -> None:
@@ -163,6 +178,6 @@ def _answer(*command: str, text: str = "") -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(str(error)) from error
     if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
-        raise SlurmError("; ".join(line.strip() for line in lines))
+        said = "; ".join(line.strip() for line in (done.stderr or done.stdout).strip().splitlines())
+        raise SlurmError(said or f"{command[0]}: exit status {done.returncode}", silent=not said)
     return done.stdout
