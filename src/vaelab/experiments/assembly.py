@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -238,6 +239,8 @@ def build_trainer(parts: Parts) -> Trainer:
             enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            # in a job of Slurm's Lightning goes on from what another training may have left in the current directory (hpc_ckpt_1.ckpt); nothing lies here
+            default_root_dir=str(Path(config["paths"]["log_dir"]) / ".lightning"),
             inference_mode=False,  # annealed importance sampling takes gradients in a test
             plugins=[AtomicCheckpointIO(), starter(tasks())],
             callbacks=callbacks,

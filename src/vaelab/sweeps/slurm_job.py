@@ -121,6 +121,7 @@ def after(files: Path, again: int) -> list[str]:
         f'if [ $status = {RESUME_ME} ] && [ ! -e "$files.stop" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {again} ]; then',
         "    scontrol requeue $SLURM_JOB_ID && exit $status",
         "fi",
+        'rm -f "${files}_submitted.pkl"',  # the command line, which may hold what no record may
         'echo $status > "$files.status"',
         "exit $status",
     ]
