@@ -7,7 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -191,13 +191,20 @@ class SlurmWorkers:
         """Put a process into the queue, at once or as soon as Slurm takes it."""
         assert process.output is not None, "nobody would see what it prints"
         self._waiting.append(process)
-        self._start()
+        try:
+            self._start()
+        except OSError:  # nothing can be written; nothing was submitted
+            self._waiting.remove(process)
+            raise
 
     def collect(self, timeout: float = 0.0) -> list[Ended]:
         """Those that have ended since the last call; waits for one, up to ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while True:
-            self._start()
+            try:
+                self._start()
+            except OSError as error:
+                self._try_later(str(error))
             if self._ask(2 * POLL if self._told else ASK) and self._told:
                 self._tell()  # what had not begun, or was not there, before
             ended = self._ended()
@@ -211,7 +218,8 @@ class SlurmWorkers:
         self._told = True
         self._waiting.clear()
         for job in self._jobs.values():
-            job.files.stop.touch()
+            with suppress(OSError):  # on a full disk; then it is put back into the queue, and cancelled there
+                job.files.stop.touch()
         self._ask(0.0)
         self._tell()
 
@@ -253,12 +261,14 @@ class SlurmWorkers:
                 with queue.unsignalled(), redirect_stderr(StringIO()):  # the error has it, too
                     job = executor.submit(command)
             except FailedJobError as error:
-                self._not_before = time.monotonic() + 3 * ASK
-                print(f"not taken by Slurm, and tried again: {_last(str(error))}", flush=True)
-                return
+                return self._try_later(_last(str(error)))
             self._waiting.popleft()
             self._jobs[process.key] = _Job(job.job_id, process.key, output, JobFiles(folder, job.job_id))
             self._listed[job.job_id] = Listed(job.job_id, "PENDING", "", "")  # until Slurm is asked
+
+    def _try_later(self, why: str) -> None:
+        self._not_before = time.monotonic() + 3 * ASK
+        print(f"not taken by Slurm, and tried again: {why}", flush=True)
 
     def _ask(self, seconds: float) -> bool:
         """Ask Slurm how the jobs stand, unless it was asked less than ``seconds`` ago; whether it has been asked."""
