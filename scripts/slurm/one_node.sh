@@ -14,13 +14,14 @@ free_port() {
 }
 
 unpack() {
-    mkdir -p "$dir/packages" "$dir/root"
+    mkdir -p "$dir/packages" "$dir/unpacked"
     cd "$dir/packages"
     if ! apt-get download "${packages[@]}" >download.log 2>&1; then
         apt-get update >update.log 2>&1 # a fresh machine has no lists
         apt-get download "${packages[@]}" >download.log 2>&1
     fi
-    for package in ./*.deb; do dpkg -x "$package" "$dir/root"; done
+    for package in ./*.deb; do dpkg -x "$package" "$dir/unpacked"; done
+    mv "$dir/unpacked" "$dir/root"
 }
 
 configure() {
@@ -40,19 +41,12 @@ SlurmctldPort=$controller
 SlurmUser=$(id -un)
 SlurmdUser=$(id -un)
 PluginDir=$libraries/slurm-wlm
-AuthType=auth/munge
-CredType=cred/munge
 # 5 s: so long a job that is put back into the queue waits at least
 AuthInfo=socket=$dir/munge.socket,cred_expire=5
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-JobCompType=jobcomp/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-MpiDefault=none
-SwitchType=switch/none
 ReturnToService=2
 KillWait=10
 MinJobAge=300
@@ -77,6 +71,10 @@ export LD_LIBRARY_PATH='$libraries:$libraries/slurm-wlm'
 ENVIRONMENT
 }
 
+program() { # some versions of the packages have a longer name for it
+    if [ -x "$dir/root/usr/sbin/$1" ]; then echo "$dir/root/usr/sbin/$1"; else echo "$dir/root/usr/sbin/$1-wlm"; fi
+}
+
 nodes() {
     local number
     if [ "$count" = 1 ]; then hostname -s; else for number in $(seq "$count"); do echo "node$number"; done; fi
@@ -90,10 +88,10 @@ start() {
     local root=$dir/root/usr/sbin node
     mkdir -p "$dir/munge"
     "$root/munged" --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" --log-file="$dir/log/munged" --seed-file="$dir/munge/seed"
-    "$root/slurmctld-wlm" -f "$dir/slurm.conf"
+    "$(program slurmctld)" -f "$dir/slurm.conf"
     for node in $(nodes); do
         mkdir -p "$dir/state/$node"
-        if [ "$count" = 1 ]; then "$root/slurmd-wlm" -f "$dir/slurm.conf" -d "$root/slurmstepd-wlm"; else "$root/slurmd-wlm" -f "$dir/slurm.conf" -d "$root/slurmstepd-wlm" -N "$node"; fi
+        "$(program slurmd)" -f "$dir/slurm.conf" -d "$(program slurmstepd)" -N "$node"
     done
     for _ in $(seq 60); do
         if [ "$(sinfo --noheader --format=%t 2>/dev/null | sort -u)" = idle ]; then return; fi
