@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import postgresql
+from slurm_cluster import Cluster, _cluster, cluster  # noqa: F401 (fixtures)
 from vaelab.runs import Status, read_status, write_status
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -26,6 +27,7 @@ HOW = (
     "refused",
     "run by .ci/run",
     "run in a copy",
+    "run on a Slurm cluster",
 )
 
 
@@ -113,6 +115,18 @@ def test_readme_commands_in_real_processes_make_train_then_look_at_the_run(
         done = call(command.replace("DIR", str(run)), tmp_path, DATA_DIR=str(mnist_dir))
         assert done.returncode == 0, command + done.stdout + done.stderr
         assert list((run / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_readme_commands_in_real_processes_on_a_slurm_cluster(
+    cluster: Cluster,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (command,) = commands("run on a Slurm cluster")
+    done = call(f"{command} data=digits debug=fast logger=none", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 completed" in done.stdout
+    assert len(cluster.jobs()) == 4
 
 
 @pytest.mark.slow

@@ -407,8 +407,6 @@ def test_ranks_started_from_outside_are_refused(
     """Each would make a run of its own."""
     config = compose("data=digits")
     check(config)
-    with pytest.raises(SettingError, match=r"trainer\.num_nodes=2"):
-        check({**config, "trainer": {**config["trainer"], "num_nodes": 2}})
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SettingError, match="WORLD_SIZE=2: start one process"):
         check(config)

@@ -21,7 +21,7 @@ from vaelab.experiments.assembly import assemble, build_trainer
 from vaelab.experiments.doctor import code, devices, disk
 from vaelab.experiments.doctor.code import code_findings
 from vaelab.experiments.doctor.data import find_data, splits
-from vaelab.experiments.doctor.devices import cores, device_findings
+from vaelab.experiments.doctor.devices import cores, device_findings, slurm
 from vaelab.experiments.doctor.disk import disk_findings, saved_steps, temporary_files
 from vaelab.experiments.doctor.examine import examine
 from vaelab.experiments.doctor.finding import Finding, Status
@@ -415,3 +415,25 @@ class TestExamine:
         config = compose("data=digits", "model=ladder", "latent_dim=2")
         with pytest.raises(SettingError, match="posterior=flow: LadderVAE makes its own posterior"):
             self.examined(config, "posterior=flow")
+
+
+@pytest.mark.parametrize(
+    "sinfo, status, words",
+    [
+        ("echo gpu; echo cpu; echo gpu", "ok", "partitions: cpu, gpu"),
+        ("echo no controller >&2; exit 1", "note", "does not answer: no controller"),
+    ],
+)
+def test_slurm_is_said_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sinfo: str, status: str, words: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name, does in {"sbatch": "exit 0", "sinfo": sinfo}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    (found,) = slurm()
+    assert (found.name, found.status) == ("Slurm", status)
+    assert words in found.found
+    (tmp_path / "sbatch").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm() == []

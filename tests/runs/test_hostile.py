@@ -349,7 +349,7 @@ HOSTILE: dict[str, Hostile] = {
     "a logger that leads away": Hostile(
         setting("logger", {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "../../outside"}), (evaluate, resumed), r"config\.yaml.*logger\.name"),
     "a Trainer that writes": Hostile(setting("trainer.default_root_dir", "{outside}"), (evaluate, init_from, resumed), r"trainer\.default_root_dir"),
-    "a thousand machines": Hostile(setting("trainer.num_nodes", 1000), (evaluate, init_from, resumed), r"trainer\.num_nodes"),
+    "a thousand machines": Hostile(setting("trainer.num_nodes", 1000), (resumed,), r"trainer\.num_nodes"),
     "a setting that nobody reads": Hostile(setting("hydra", {"run": {"dir": "{outside}"}}), (evaluate, sample, init_from, resumed), r"hydra"),
     "other people's files for data": Hostile(lambda world: private_images(world), (resumed,), "digests"),
 }  # fmt: skip

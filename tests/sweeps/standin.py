@@ -3,8 +3,9 @@
     python standin.py train [WORD] identity=<64 hex digits>
     python standin.py resume DIR
 
-WORD: completes (default), raises, is_killed, is_refused, fills (the disk, with a file `ballast`), finds_it_full (refused, as where its directory cannot be made), waits (until SIGTERM, then interrupted), has_no_record (dies before its manifest),
-is_deaf (waits, and takes no notice of SIGTERM), is_pruned, imports_nothing (dies before its directory). A run that is resumed completes.
+WORD: completes (default), raises, is_killed, is_refused, fills (the disk, with a file `ballast`), finds_it_full (refused, as where its directory cannot be
+made), waits (until SIGTERM, then interrupted), has_no_record (dies before its manifest), is_deaf (waits, and takes no notice of SIGTERM), is_pruned,
+imports_nothing (dies before its directory), goes_on_call (waits for the file go, then completes). A run that is resumed completes.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def carry_out(run: RunDirectory, word: str) -> int:
         with run.path.with_name("ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(bytes(4096)):
                 pass
-    if word in ("waits", "is_deaf"):
+    if word in ("waits", "is_deaf", "goes_on_call"):
 
         def save(*_: int | FrameType | None) -> None:
             if word == "is_deaf":
@@ -74,7 +75,10 @@ def carry_out(run: RunDirectory, word: str) -> int:
 
         signal.signal(signal.SIGTERM, save)
         (run.path / "ready").touch()
-        time.sleep(60)  # goes on after a signal that is taken no notice of
+        for _ in range(600):  # goes on after a signal that is taken no notice of
+            if word == "goes_on_call" and Path("go").exists():
+                break
+            time.sleep(0.1)
     manifest = read_json(run.manifest_file)
     if word == "is_pruned":
         write_json(run.manifest_file, {**manifest, "best_score": 7.0, "given_up": {"score": 5.0}})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -22,7 +24,14 @@ def _as_in_a_process_of_its_own() -> Iterator[None]:
 
 
 def test_discovered() -> None:
-    assert "LocalLauncher" in [found.__name__ for found in Plugins.instance().discover(Launcher)]
+    names = [found.__name__ for found in Plugins.instance().discover(Launcher)]
+    assert {"LocalLauncher", "SlurmLauncher"} <= {*names}
+
+
+def test_what_hydra_imports_at_every_start_imports_nothing_of_ours() -> None:
+    code = "import sys, hydra_plugins.vaelab_submitit_launcher as _; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"vaelab", "submitit", "torch"} & {*done.stdout.split()}
 
 
 @pytest.mark.parametrize("launcher_name, overrides", [("local", [])])

@@ -46,7 +46,6 @@ class LocalLauncher(Launcher):
         if multirun is not None:
             return multirun.launch(job_overrides, self.workers)
         from vaelab.sweeps import pickled
-        from vaelab.sweeps.slots import Slots
 
-        slots = Slots.here(self.slots, self.threads)
-        return pickled.launch(self.context, self.task, self.config, job_overrides, initial_job_idx, slots)
+        workers = self.workers(True, 1)
+        return pickled.launch(self.context, self.task, self.config, job_overrides, initial_job_idx, workers)

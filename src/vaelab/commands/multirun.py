@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hydra.conf import HydraConf
@@ -29,7 +28,7 @@ from vaelab.sweeps import grid, screen
 from vaelab.sweeps.job import Job, sweep_name
 from vaelab.sweeps.pool import Pool
 from vaelab.sweeps.sweep import Commands, Result, Sweep
-from vaelab.sweeps.workers import MakeWorkers, Process, Workers
+from vaelab.sweeps.workers import MakeWorkers, Process, Workers, jobs_folder
 
 if TYPE_CHECKING:
     from vaelab.sweeps.search.batches import Launch
@@ -260,7 +259,7 @@ class Multirun:
         program = _program(self.command)
         stop = StopRequest()
         with (
-            TemporaryDirectory(prefix="vaelab-jobs-") as folder,
+            jobs_folder(workers) as folder,
             closing(workers),
             stop.watching(),
             stop.deferred(),
@@ -270,7 +269,8 @@ class Multirun:
                 self.statuses[" ".join(overrides)] = DONE  # in the order in which they were asked for
                 argv = (program, *self.flags, *overrides)
                 workers.submit(Process(number, argv, self.environment, outputs[number]))
-            while workers.running:
+            told = False
+            while workers.busy:
                 for ended in workers.collect(1.0):
                     name = " ".join(job_overrides[int(ended.key)])
                     self.statuses[name] = ended.exit_status
@@ -278,7 +278,8 @@ class Multirun:
                         f"# {self.command} {name}\n{outputs[int(ended.key)].read_text(errors='replace')}",
                         flush=True,
                     )
-                if stop.requested:
+                if stop.requested and not told:
+                    told = True
                     workers.tell()
 
 

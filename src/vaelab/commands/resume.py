@@ -19,9 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vaelab.sweeps.search.trial import Trial, TrialReport
 
         trial = Trial.told()
-        from vaelab.experiments.resume import resume  # seconds to import
+        from vaelab.experiments.requeue import go_on  # seconds to import
 
-        resume(arguments.directory, arguments.data_dir, None if trial is None else TrialReport(trial).report)
+        go_on(arguments.directory, arguments.data_dir, None if trial is None else TrialReport(trial).report)
     except SettingError as error:
         print(f"vae-resume: {error}", file=sys.stderr)
         return 2

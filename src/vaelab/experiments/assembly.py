@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -30,14 +31,18 @@ from vaelab.evidence import NLL, Estimator, label
 from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.initial import take_moments, take_weights, train_only, with_moments
 from vaelab.experiments.parent import Parent
+from vaelab.experiments.ranks import tasks
 from vaelab.noise import Noise
 from vaelab.runs import Secrets
 from vaelab.training import AtomicCheckpointIO, StepSettings, Trainer, VAEModule
 from vaelab.training.module import code_means
+from vaelab.training.ranks import starter
 from vaelab.training.rates import learning_rate
 
 T = TypeVar("T")
 
+#: strategies whose ranks are copies of this process; a tracker's connection does not survive the copying
+COPYING = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 #: what counts optimizer steps stays with us: Lightning would count chunks
 OURS = (
     "log_every_n_steps",
@@ -234,8 +239,10 @@ def build_trainer(parts: Parts) -> Trainer:
             enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            # in a job of Slurm's Lightning goes on from what another training may have left in the current directory (hpc_ckpt_1.ckpt); nothing lies here
+            default_root_dir=str(Path(config["paths"]["log_dir"]) / ".lightning"),
             inference_mode=False,  # annealed importance sampling takes gradients in a test
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), starter(tasks())],
             callbacks=callbacks,
         )
 
@@ -245,7 +252,23 @@ def build_trainer(parts: Parts) -> Trainer:
         rule = "needs a GPU; bf16-mixed runs on a CPU, too"  # Lightning would take that in its place
         raise SettingError("trainer.precision", precision, rule)
     # refused: an accelerator that is not there, a precision it does not know, ...
-    return _built("trainer", settings, trainer)
+    built = _built("trainer", settings, trainer)
+    _check_processes(built, config["trainer"])
+    return built
+
+
+def _check_processes(trainer: Trainer, settings: Mapping[str, Any]) -> None:
+    """Refuse what would wait for processes that nobody starts, or train once in each of those that srun has started."""
+    started, wanted = tasks(), trainer.num_nodes * trainer.num_devices
+    if started == 1 and trainer.num_nodes > 1:
+        rule = "several nodes need one process a device, started by srun (scripts/slurm/multi_node.sh)"
+        raise SettingError("trainer.num_nodes", trainer.num_nodes, rule)
+    if started > 1 and started != wanted:
+        rule = f"with trainer.num_nodes={trainer.num_nodes} that is {wanted} in all, and srun has started {started}"
+        raise SettingError("trainer.devices", settings["devices"], f"{rule} processes: one a device")
+    if started > 1 and settings["strategy"] in COPYING:
+        rule = f"starts processes, and srun has started {started}; use trainer.strategy=ddp"
+        raise SettingError("trainer.strategy", settings["strategy"], rule)
 
 
 def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int, scale: float) -> ChunkPlan:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vaelab.data.sources import SOURCES
 from vaelab.errors import MISSING, SettingError, choice, integer, nearest, number
-from vaelab.experiments.recording import RUN_DIRECTORY
+from vaelab.experiments.ranks import RUN_DIRECTORY
 from vaelab.runs import RunDirectory, check_writable, read_config
 
 #: settings of Lightning's Trainer that cannot work here, and what takes their place
@@ -139,7 +139,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise SettingError(
             "WORLD_SIZE",
             os.environ["WORLD_SIZE"],
-            "start one process; trainer=ddp starts the others by itself",
+            "start one process; trainer=ddp starts the others by itself, or all of them by Slurm's srun",
         )
 
 
@@ -245,8 +245,8 @@ def _check_logger(logger: Mapping[str, Any]) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
-    if trainer.get("num_nodes") not in (None, 1):
-        raise SettingError("trainer.num_nodes", trainer["num_nodes"], "must be 1: a run lives on one machine")
+    if trainer.get("num_nodes") is not None:
+        integer("trainer.num_nodes", trainer["num_nodes"], 1)
     for key, instead in REPLACED.items():
         if key in trainer:
             raise SettingError(

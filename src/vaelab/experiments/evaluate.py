@@ -26,7 +26,8 @@ from vaelab.experiments.cards import card
 from vaelab.experiments.check import check_evaluation
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, on_device
 from vaelab.experiments.foreign import SELECTED_BY, Elsewhere, import_weights
-from vaelab.experiments.recording import RUN_DIRECTORY, interruption, is_main_process
+from vaelab.experiments.ranks import RUN_DIRECTORY, is_main_process, refuse_tasks
+from vaelab.experiments.recording import interruption
 from vaelab.experiments.screen import quiet_lightning
 from vaelab.experiments.stored import Stored, open_run, parts_of
 from vaelab.experiments.train import (
@@ -76,6 +77,7 @@ def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> lis
         SettingError: an option that no evaluation could follow; nothing was written.
         RunFailed: it was interrupted; what is done is kept.
     """
+    refuse_tasks("vae-evaluate")
     check_evaluation(options)
     if options["binarize"] is not None:
         choice("binarize", options["binarize"], BINARIZE)

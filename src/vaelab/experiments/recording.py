@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,14 +12,6 @@ from vaelab.errors import RunFailed
 from vaelab.runs import RunDirectory, Status, complete_manifest, write_status
 from vaelab.runs.interruption import CTRL_C, Interrupted, StopRequest
 from vaelab.runs.status import Heartbeat
-
-#: set by rank 0 for ranks that are processes of their own, which would otherwise make a run directory each
-RUN_DIRECTORY = "VAELAB_RUN_DIRECTORY"
-
-
-def is_main_process() -> bool:
-    """False in a rank that Lightning started by running the command again."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" or RUN_DIRECTORY not in os.environ
 
 
 @dataclass

@@ -180,6 +180,7 @@ def _settle_devices(trainer: dict[str, Any], device: Mapping[str, Any]) -> None:
     """
     kind, number = device["kind"], device.get("number", 1)
     there = {"cpu": number, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    trainer["num_nodes"] = 1
     if there.get(kind):
         trainer |= {"accelerator": ACCELERATORS[kind], "devices": min(number, there[kind])}
     else:

@@ -17,7 +17,7 @@ from vaelab.experiments.assembly import Parts, assemble, build_trainer
 from vaelab.experiments.check import stored_config
 from vaelab.experiments.environment import torch_record
 from vaelab.experiments.parent import Parent
-from vaelab.experiments.recording import is_main_process
+from vaelab.experiments.ranks import is_main_process
 from vaelab.experiments.screen import heading
 from vaelab.experiments.train import PER_IMAGE, Result, as_rank, carry_out, data_record, prepare_process
 from vaelab.runs import (

@@ -22,6 +22,8 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # We have data loaders without workers on purpose: the data are tensors in memory.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Where Slurm is installed, not each run is a job of its: which process starts which is said (vaelab.training.ranks).
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
 
 

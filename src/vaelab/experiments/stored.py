@@ -34,7 +34,7 @@ from vaelab.runs.identity import is_recorded
 
 #: settings of the run's Trainer that its evaluation takes over: what numbers depend on, and what the run's steps are counted by
 OF_THE_TRAINER = (
-    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic", "limit_test_batches", *OURS,
+    "_target_", "accelerator", "devices", "strategy", "precision", "deterministic", "limit_test_batches", *OURS,
 )  # fmt: skip
 NOT_MEASURED = {"_target_": "vaelab.evidence.BoundEstimator"}  # where only pictures are asked for
 

@@ -20,11 +20,12 @@ from vaelab import figures
 from vaelab.build import build
 from vaelab.data.datamodule import ImageDataModule
 from vaelab.errors import RunFailed, SettingError
-from vaelab.experiments.assembly import Parts, assemble, build_trainer, check_takes
+from vaelab.experiments.assembly import COPYING, Parts, assemble, build_trainer, check_takes
 from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
 from vaelab.experiments.environment import torch_record
 from vaelab.experiments.parent import Parent
-from vaelab.experiments.recording import RUN_DIRECTORY, Ending, is_main_process, recorded
+from vaelab.experiments.ranks import CHECKPOINT, PRUNING, RUN_DIRECTORY, announce, is_main_process
+from vaelab.experiments.recording import Ending, recorded
 from vaelab.experiments.request import Request
 from vaelab.experiments.screen import banner, descent, heading, model_table, quiet_lightning
 from vaelab.loading import give_weights, weights_bytes, weights_digest
@@ -67,15 +68,6 @@ from vaelab.training import (
 from vaelab.training.checkpoints import Found, file_digest, newest, read_checkpoint
 from vaelab.training.loggers import WandbTracker, log_picture, mark_pruned, record_files, wandb_sweep
 from vaelab.training.pictures import Artist
-
-#: strategies whose ranks are copies of this process; a tracker's connection does not survive the copying
-COPYING = ("ddp_fork", "ddp_notebook", "ddp_spawn")
-
-
-#: set by rank 0 beside the run directory: the checkpoint that the run goes on from
-CHECKPOINT = "VAELAB_CHECKPOINT"
-#: set by rank 0 of a run that may be given up: the other ranks have to listen
-PRUNING = "VAELAB_PRUNING"
 
 #: the test's values, image by image
 PER_IMAGE = "per_image.npz"
@@ -192,12 +184,14 @@ def carry_out(
         RunFailed: it did not complete; the directory says why.
     """
     config = parts.config
-    os.environ[RUN_DIRECTORY] = str(run.path.resolve())
-    if found is not None:
-        os.environ[CHECKPOINT] = str(run.path.resolve() / found.path.relative_to(run.path))
+    announce(
+        run.path,
+        None if found is None else found.path,
+        resumed=run.manifest_file.is_file(),
+        may_be_given_up=report is not None,
+    )
     pruning = None
     if report is not None:
-        os.environ[PRUNING] = "1"
         pruning = Pruning(config["score"]["name"], report, _scores(run, config["score"]["name"]))
     secrets = Secrets.of(os.environ, config)
     with ExitStack() as stack:

@@ -37,7 +37,6 @@ def run(sweep: Sweep, jobs: Sequence[Job]) -> list[Result]:
                 screen.ended(result)
             if stop.requested and not told:
                 told = True
-                sweep.stop()
-                screen.stopping()
+                screen.stopping(sweep.stop(stop.signum))
             screen.refresh()
     return results

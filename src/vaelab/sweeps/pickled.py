@@ -9,8 +9,8 @@ import os
 import pickle
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cloudpickle
@@ -28,9 +28,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from vaelab.runs.interruption import StopRequest
-from vaelab.sweeps.pool import Pool
-from vaelab.sweeps.slots import Slots
-from vaelab.sweeps.workers import Ended, Process
+from vaelab.sweeps.workers import Ended, Process, Workers, jobs_folder
 
 
 def launch(
@@ -39,7 +37,7 @@ def launch(
     config: DictConfig,
     job_overrides: Sequence[Sequence[str]],
     first: int,
-    slots: Slots,
+    workers: Workers,
 ) -> list[JobReturn]:
     """Run a batch of jobs, each in a process, in Hydra's directories.
 
@@ -47,7 +45,7 @@ def launch(
         context, task, config: as Hydra hands them to a launcher.
         job_overrides: of each job.
         first: the number of the first job.
-        slots: how many at a time.
+        workers: who carries them out.
 
     Raises:
         Interrupted: by a signal.
@@ -59,7 +57,7 @@ def launch(
     singletons = Singleton.get_state()
     returns: dict[int, JobReturn] = {}
     stop = StopRequest()
-    with TemporaryDirectory(prefix="vaelab-jobs-") as folder, Pool(slots) as pool:
+    with jobs_folder(workers) as folder, closing(workers):
         files = [Path(folder) / str(number) for number in range(len(job_overrides))]
         for index, overrides in enumerate(job_overrides):
             job = context.config_loader.load_sweep_config(config, list(overrides))
@@ -71,15 +69,19 @@ def launch(
             print(f"#{first + index}: {' '.join(filter_overrides(overrides))}", flush=True)
         with stop.watching(), stop.deferred():
             for index, file in enumerate(files):
-                pool.submit(Process(index, (sys.executable, "-m", "vaelab.sweeps.pickled", str(file))))
+                argv = (sys.executable, "-m", "vaelab.sweeps.pickled", str(file))
+                output = file.with_suffix(".txt") if workers.outlives else None  # it may be another machine
+                workers.submit(Process(index, argv, output=output))
             told = False
-            while len(returns) < len(files) and (pool.running or not told):
-                for ended in pool.collect(1.0):
+            while workers.busy:
+                for ended in workers.collect(1.0):
                     index = int(ended.key)
                     returns[index] = _read(files[index], ended, job_overrides[index])
+                    if workers.outlives and (text := files[index].with_suffix(".txt")).is_file():
+                        print(text.read_text(errors="replace"), end="", flush=True)
                 if stop.requested and not told:
                     told = True
-                    pool.tell()
+                    workers.tell()
     return [returns[index] for index in range(len(files))]
 
 

@@ -39,6 +39,8 @@ class Pool:
         slots: of this machine.
     """
 
+    outlives = False
+
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
         self._waiting: deque[Process] = deque()
@@ -64,6 +66,15 @@ class Pool:
         """The keys of those that run, and for how many seconds."""
         return {one.process.key: time.monotonic() - one.started for one in self._running.values()}
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be collected."""
+        return bool(self._running or self._waiting)
+
+    def adopt(self, key: Any, output: Path) -> bool:
+        """Never: processes of an earlier pool have ended with it."""
+        return False
+
     def submit(self, process: Process) -> None:
         """Start a process in a free slot, or as soon as there is one. Whoever has others to submit asks :attr:`free` first."""
         self._waiting.append(process)
@@ -86,6 +97,10 @@ class Pool:
         for one in self._running.values():
             if one.popen.poll() is None:
                 one.popen.send_signal(signum)
+
+    def leave(self) -> None:
+        """As :meth:`close`."""
+        self.close()
 
     def close(self) -> None:
         """Kill what still runs, with all that it has started."""

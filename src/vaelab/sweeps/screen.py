@@ -64,9 +64,11 @@ class Screen:
         words += [remark] if remark else []
         self.console.print(Text(f"{number}  {result.job.name}  {'  '.join(words)}"))
 
-    def stopping(self) -> None:
-        """Say that the jobs that run have been asked to stop."""
-        if number := len(self.sweep.running):
+    def stopping(self, left: int) -> None:
+        """Say that the jobs that run have been asked to stop, or that so many are left to go on."""
+        if left:
+            self.say(f"{'1 job' if left == 1 else f'{left} jobs'} will go on; the same command finds them")
+        elif number := len(self.sweep.running):
             jobs_are = "1 job is" if number == 1 else f"{number} jobs are"
             self.say(f"stopping: {jobs_are} saving (Ctrl-C again kills)")
 
@@ -91,8 +93,12 @@ class Screen:
                 job.name, "in the hands of another process", progress(self.sweep.folder / job.directory), ""
             )
         waiting = self.total - self._ended.total() - len(running) - len(self.sweep.elsewhere)
+        queued = self.sweep.in_hand - len(running)
         counts = [f"{number} {status}" for status, number in self._ended.items()]
-        counts += [f"{len(running)} running", f"{waiting} waiting"]
+        counts += [
+            f"{len(running)} running",
+            f"{waiting} waiting" + (f" ({queued} in the queue)" if queued else ""),
+        ]
         return Group(table, Text(" · ".join(counts)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from vaelab.sweeps.job import Job, Place
 from vaelab.sweeps.record import Entry, Record
 from vaelab.sweeps.workers import Ended, Process, Workers
 
-REFUSED, INTERRUPTED = 2, (75, 130)  # exit statuses of vae-train
+REFUSED, RESUME_ME = 2, 75  # exit statuses of vae-train
 OUTPUT = ".output"  # folder of what processes print; hidden, so that it is not searched for runs
 SECONDS_BETWEEN = 1.0  # two looks at jobs that another process has in hand
 #: what a full disk says, to this process or to a job: every further job would end by it
@@ -131,6 +132,11 @@ class Sweep:
         return [entry.name for entry in self._earlier.values() if entry.id not in asked]
 
     @property
+    def in_hand(self) -> int:
+        """How many jobs are to be collected from those who carry them out; some may wait there."""
+        return len(self._in_hand)
+
+    @property
     def elsewhere(self) -> list[Job]:
         """The jobs that another process has in hand."""
         return list(self._elsewhere.values())
@@ -179,21 +185,34 @@ class Sweep:
             )
         return ready
 
-    def stop(self) -> None:
-        """Ask the jobs that run to save and stop, and begin no other."""
+    def stop(self, signum: int | None = signal.SIGINT) -> int:
+        """Begin no other job, and ask those that run to save and stop. Returns how many are not asked, and go on.
+
+        Those that outlive this process are only stopped by a Ctrl-C, which a person means for them. Any other signal is for this process (its terminal is gone, its
+        machine goes down): they go on, and the same command finds them.
+        """
         self._stopped = True
         self._waiting.clear()
         self._elsewhere.clear()
-        self.workers.tell()
+        if not self.workers.outlives or signum == signal.SIGINT:
+            self.workers.tell()
+            return 0
+        left = len(self._in_hand)
+        self.workers.leave()
+        self._let_go()
+        return left
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs; what outlives this process goes on, unless it was asked to stop."""
         self.workers.close()
+        self._let_go()
+        if self.record.mine:
+            self._write()
+
+    def _let_go(self) -> None:
         for one in self._in_hand.values():
             one.claim.release()
         self._in_hand.clear()
-        if self.record.mine:
-            self._write()
 
     @property
     def _is_held_up(self) -> bool:
@@ -208,6 +227,9 @@ class Sweep:
                 claim = Claim.take(self.folder, job.identity)
             except OSError as error:
                 return self._hold(error)
+            if claim is not None and self.workers.adopt(job.identity, self._output(job)):
+                self._adopted(self._waiting.popleft(), claim)
+                continue
             if claim is None or any(found.live for found in self._runs.of(job.identity)):
                 if claim is not None:
                     claim.release()
@@ -257,6 +279,15 @@ class Sweep:
         self._in_hand[job.identity] = _InHand(job, claim, directory, bool(begun))
         return None
 
+    def _adopted(self, job: Job, claim: Claim) -> None:
+        """Go on with a process that an earlier start of this sweep has submitted."""
+        begun = [one for one in self._runs.of(job.identity) if one.status is not Status.FAILED]
+        directory = self.folder / self.record.mine[job.identity].run
+        if begun:
+            directory = max(begun, key=lambda one: one.record.updated).run.path
+        self._note(job, "running")
+        self._in_hand[job.identity] = _InHand(job, claim, directory, bool(begun))
+
     def _done(self, job: Job, runs: Sequence[Found]) -> Result | None:
         """What comes of a job for which nothing is left to do."""
         for wanted in (Status.COMPLETED, Status.PRUNED):
@@ -301,6 +332,8 @@ class Sweep:
             return Result(one.job, record.status.value, path, score, record.error, ended.seconds)
         if self._stopped:
             return Result(one.job, "interrupted", path, error="stopped", seconds=ended.seconds)
+        if ended.exit_status == RESUME_ME:  # it had no time to say so itself
+            return Result(one.job, "interrupted", path, error=ended.cause, seconds=ended.seconds)
         return Result(one.job, "failed", path, error=ended.cause, seconds=ended.seconds)
 
     def _conclude(self, result: Result | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 
@@ -50,6 +51,11 @@ class Workers(Protocol):
     """Processes are submitted, and collected when they have ended. Its text says in words how many there is room for: ``2 at a time, 1 thread each``."""
 
     @property
+    def outlives(self) -> bool:
+        """Whether the processes go on when this one is gone, on other machines perhaps: what they write has to lie where those see it."""
+        ...
+
+    @property
     def free(self) -> int:
         """How many more processes would be started at once."""
         ...
@@ -57,6 +63,15 @@ class Workers(Protocol):
     @property
     def running(self) -> dict[Any, float]:
         """The keys of those that run, and for how many seconds."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether something has been submitted that is still to be collected."""
+        ...
+
+    def adopt(self, key: Any, output: Path) -> bool:
+        """Take in hand the process of this key and output that an earlier process has submitted, if it is still to end: it is collected as if it had been submitted here."""
         ...
 
     def submit(self, process: Process) -> None:
@@ -71,9 +86,20 @@ class Workers(Protocol):
         """Ask every process to save and stop (SIGTERM), and start no other: those that wait are forgotten."""
         ...
 
-    def close(self) -> None:
-        """Kill what still runs."""
+    def leave(self) -> None:
+        """Let the processes go on without this one, where they outlive it."""
         ...
+
+    def close(self) -> None:
+        """Kill what still runs; of what outlives this process, only what was told to stop."""
+        ...
+
+
+def jobs_folder(workers: Workers) -> TemporaryDirectory[str]:
+    """A folder for what jobs without run directories leave behind: in the current directory, where other machines may have to see it."""
+    if workers.outlives:
+        return TemporaryDirectory(prefix=".vaelab-jobs-", dir=Path.cwd())
+    return TemporaryDirectory(prefix="vaelab-jobs-")
 
 
 #: workers for jobs that may compute on GPUs (or not), and have so many processes each

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from vaelab.runs.cores import quota, within
 from vaelab.runs.environment import platform_record
 from vaelab.training import Trainer
 
+LONGEST = 10.0  #: seconds that Slurm has to answer
 MOST_IN_USE = 0.5  #: share of a card's memory that others may have before it is said
 
 
@@ -31,7 +34,21 @@ def device_findings(config: dict[str, Any], trainer: Trainer | SettingError | No
         found.append(ok("device", _device(config, trainer, machine)))
     found += _cuda(config, machine["nvidia_driver"])
     ranks = trainer.num_devices if isinstance(trainer, Trainer) else 1
-    return [*found, cores(machine["cpu_usable"], quota(), torch.get_num_threads(), ranks)]
+    return [*found, cores(machine["cpu_usable"], quota(), torch.get_num_threads(), ranks), *slurm()]
+
+
+def slurm() -> list[Finding]:
+    """Whether sweeps may be handed to a cluster; nothing where there is no ``sbatch``."""
+    if shutil.which("sbatch") is None:
+        return []
+    try:
+        asked = ("sinfo", "--noheader", "--format=%R")
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=LONGEST, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = " ".join((getattr(error, "stderr", None) or str(error)).split())
+        return [note("Slurm", f"sbatch is here, and its controller does not answer: {said}")]
+    partitions = ", ".join(sorted({*done.stdout.split()}))
+    return [ok("Slurm", f"hydra/launcher=submitit_slurm hands sweeps to it; partitions: {partitions}")]
 
 
 def _device(config: dict[str, Any], trainer: Trainer, machine: dict[str, Any]) -> str:

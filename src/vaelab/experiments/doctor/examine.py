@@ -24,7 +24,7 @@ from vaelab.training import Trainer
 
 Config = dict[str, Any]
 #: settings that a machine may not have got; what else the Trainer refuses is wrong anywhere
-OF_THE_MACHINE = ("trainer.accelerator", "trainer.devices")
+OF_THE_MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
 
 
 def examine(

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaelab.data.sources import host, reason
+from vaelab.experiments.assembly import COPYING
 from vaelab.experiments.doctor.finding import Finding, note, ok, wrong
-from vaelab.experiments.train import COPYING
 from vaelab.training.loggers import ONLINE_SECONDS, wandb_key, wandb_mode, wandb_server
 
 ALWAYS = "metrics.csv holds every number in any case"

@@ -67,8 +67,7 @@ def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job]) -> None:
                     screen.ended(result, _remark(study, trial, patient))
                 if stop.requested and not told:
                     told = True
-                    sweep.stop()
-                    screen.stopping()
+                    screen.stopping(sweep.stop(stop.signum))
                 patient(study.beat)
                 screen.refresh()
                 if not sweep.busy and not stop.requested:
