@@ -214,7 +214,7 @@ def test_devices_that_are_not_here_are_replaced(monkeypatch: pytest.MonkeyPatch)
         if device["kind"] == "mps":
             monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
         settle(trainer, device)
-        assert trainer == expected
+        assert trainer == {**expected, "num_nodes": 1}
 
 
 def test_of_the_settings_only_those_of_a_machine_are_replaced(made: RunDirectory) -> None:

@@ -47,7 +47,7 @@ from vaelab.runs.cards import table
 from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.runs.lock import held
 from vaelab.runs.manifest import missing
-from vaelab.runs.metrics import OWN, STEP
+from vaelab.runs.metrics import OWN, STEP, validation_at
 from vaelab.runs.metrics import read as read_metrics
 from vaelab.runs.status import Status
 from vaelab.training import (
@@ -492,7 +492,7 @@ def _finish(
     module = parts.module
     write_atomically(run.weights_file, weights_bytes(module.evaluated.state_dict()))
     metrics = {f"{card.split}/{card.metric}": card.value for card in numbers}
-    selected = _validation(run, checkpoints.best_step)
+    selected = validation_at(run.metrics_file, checkpoints.best_step, OWN)
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=step)
         if isinstance(logger, WandbTracker):
@@ -514,12 +514,6 @@ def _finish(
         weights=file_digest(run.weights_file),
         cards=[card.to_dict() for card in numbers],
     )
-
-
-def _validation(run: RunDirectory, step: int | None) -> dict[str, float]:
-    """What validation found after so many steps; nothing where there was none."""
-    rows = read_metrics(run.metrics_file, OWN)
-    return {k: value for row in rows if row[STEP] == step for k, value in row.items() if k.startswith("val/")}
 
 
 def draw_pictures(artist: Artist, run: RunDirectory, folder: Path, best_step: int | None) -> list[Path]:

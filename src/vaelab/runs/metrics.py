@@ -134,6 +134,16 @@ def read(path: Path | str, most: int = MOST) -> list[dict[str, float]]:
         raise SettingError("run", path, f"is not a table of metrics ({error})") from None
 
 
+def validation_at(path: Path, step: int | None, most: int = MOST) -> dict[str, float]:
+    """What validation found after so many optimizer steps, ``{"val/elbo": -101.2, ...}``; empty where there was none, or the file is gone.
+
+    Raises:
+        SettingError: as :func:`read` does.
+    """
+    rows = read(path, most) if path.is_file() else []
+    return {k: value for row in rows if row[STEP] == step for k, value in row.items() if k.startswith("val/")}
+
+
 def _rows(content: bytes) -> list[dict[str, float]]:
     lines = csv.reader(io.StringIO(content[: content.rfind(b"\n") + 1].decode()))
     header = next(lines, None)

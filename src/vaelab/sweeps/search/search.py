@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vaelab.errors import RunFailed, SettingError
 from vaelab.runs import RunDirectory, read_manifest
 from vaelab.runs.interruption import StopRequest
-from vaelab.runs.metrics import read as read_metrics
+from vaelab.runs.metrics import validation_at
 from vaelab.sweeps.job import Job
 from vaelab.sweeps.screen import Screen
 from vaelab.sweeps.search.storage import SETTING as STORAGE
@@ -155,7 +154,8 @@ def numbers(result: Result, objectives: Sequence[str]) -> list[float]:
     score = str(result.job.config["score"]["name"])
     found = {} if result.score is None else {score: result.score}
     if set(objectives) - found.keys():
-        found = selected_metrics(result.run) | found
+        run = RunDirectory(result.run)
+        found = validation_at(run.metrics_file, read_manifest(run).get("best_step")) | found
     for name in objectives:
         if name not in found:
             known = ", ".join(sorted(found)) or "nothing"
@@ -164,12 +164,3 @@ def numbers(result: Result, objectives: Sequence[str]) -> list[float]:
     if not finite(values):
         raise SettingError("sweep.objectives", values, "holds a number that is not finite")
     return values
-
-
-def selected_metrics(directory: Path) -> dict[str, float]:
-    """Every number of validation that was logged where the selected checkpoint was made."""
-    run = RunDirectory(directory)
-    step = read_manifest(run).get("best_step")
-    logged = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
-    rows: list[Mapping[str, float]] = [row for row in logged if row["step"] == step]
-    return {name: value for row in rows for name, value in row.items() if name.startswith("val/")}

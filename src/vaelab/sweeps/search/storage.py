@@ -78,12 +78,12 @@ def shown(storage: str) -> str:
         return storage.partition("://")[0] + "://..."
 
 
-def open_storage(storage: str, patience: float = PATIENCE) -> BaseStorage:
+def open_storage(storage: str, patience: float | None = None) -> BaseStorage:
     """The storage, made if need be.
 
     Args:
         storage: as :func:`placed` gives it.
-        patience: seconds that a lock, or a server's answer, is waited for.
+        patience: seconds that a lock, or a server's answer, is waited for; None = :data:`PATIENCE`.
 
     Raises:
         SettingError: it cannot be had.
@@ -91,6 +91,7 @@ def open_storage(storage: str, patience: float = PATIENCE) -> BaseStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    patience = PATIENCE if patience is None else patience
     with explained(storage):
         if "://" not in storage:
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
