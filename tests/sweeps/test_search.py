@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from searching import carry_out, close_all, job_of, study_of, sweep_in
 from vaelab.errors import RunFailed, SettingError
@@ -457,9 +457,12 @@ def test_two_processes_that_make_the_tables_at_the_same_moment(
     class LateOne(optuna.storages.RDBStorage):
         def __init__(self, url: str, *arguments: Any) -> None:
             made.append(url)
-            if len(made) < 3:
-                original = sqlite3.OperationalError("table studies already exists")
+            if len(made) == 1:
+                original: sqlite3.Error = sqlite3.OperationalError("table studies already exists")
                 raise OperationalError("CREATE TABLE studies", {}, original)
+            if len(made) == 2:
+                original = sqlite3.IntegrityError("UNIQUE constraint failed: alembic_version.version_num")
+                raise IntegrityError("INSERT INTO alembic_version", {}, original)
             super().__init__(url, *arguments)
 
     monkeypatch.setattr("optuna.storages.RDBStorage", LateOne)

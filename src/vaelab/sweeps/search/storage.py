@@ -111,15 +111,16 @@ def open_storage(storage: str, patience: float | None = None) -> BaseStorage:
 
 
 def _database(storage: str, arguments: dict[str, Any]) -> BaseStorage:
-    """A database. Of two processes that make its tables at the same moment one finds that they exist already; it looks again."""
+    """A database. Of two processes that make its tables at the same moment one finds that they, or their first rows, exist already; it looks again."""
     from optuna.storages import RDBStorage
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DBAPIError, IntegrityError
 
     for left in range(ATTEMPTS - 1, -1, -1):
         try:
             return RDBStorage(storage, arguments)
         except DBAPIError as error:
-            if not left or "already exists" not in str(error.orig):
+            is_made_by_another = isinstance(error, IntegrityError) or "already exists" in str(error.orig)
+            if not left or not is_made_by_another:
                 raise
             time.sleep(0.2)
     raise AssertionError("the last attempt returns or raises")
