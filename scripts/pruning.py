@@ -61,7 +61,9 @@ def main() -> None:
         )
     none, other = found["none"], found[arguments.pruner]
     assert none["all"] == other["all"], "the two searches had not the same configurations"
-    print(f"\nthe same {arguments.trials} configurations; the same best one: {none['best'] == other['best']}")
+    same = none["best"] == other["best"]
+    print(f"\nthe same {arguments.trials} configurations; the same best one: {same}")
+    sys.exit(not same or other["epochs"] > 0.7 * whole)
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def space_of(*typed: str) -> Space:
 
 def study_of(
     storage: str,
-    total: int,
+    total: int | None,
     *typed: str,
     objectives: Mapping[str, str] = ELBO,
     fixed: Mapping[str, Any] | None = None,
@@ -76,7 +76,7 @@ def job_of(trial: Taken, word: str = "completes") -> Job:
 def carry_out(study: Study, folder: Path, slots: int = 2, make: Callable[[Taken], Job] = job_of) -> Sweep:
     sweep = sweep_in(folder, slots)
     try:
-        search.run(study, sweep, make)
+        search.run(study, sweep, make, "val/elbo")
     finally:
         sweep.close()
     return sweep

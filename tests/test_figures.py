@@ -169,7 +169,7 @@ def test_on_a_grey_line_rate_and_distortion_add_up_to_minus_the_elbo_beside_it()
 
 @pytest.mark.parametrize(
     "values, scale",
-    [(np.geomspace(1e-4, 1e-2, 9) * 1.0001, "log"), (np.linspace(0.1, 1, 9), "linear"), (np.arange(4, 100, 7), "linear")],
+    [(np.geomspace(1e-4, 1e-2, 9) * 1.0001, "log"), (np.array([1.0001e-4, 2.70232e-3, 2.92876e-3, 6.77031e-3]), "log"), (np.linspace(0.1, 1, 9), "linear"), (np.arange(4, 100, 7), "linear")],
 )  # fmt: skip
 def test_numbers_that_a_search_has_drawn_have_an_axis(values: Any, scale: str) -> None:
     n = len(values)

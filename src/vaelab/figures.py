@@ -432,7 +432,7 @@ def against_setting(
 
     Points of one text in ``lines [n]`` are joined, in the order of their values. Numbers have an axis, a logarithmic one where they are spaced more
     evenly so; text, and numbers that no axis holds apart, stand side by side. More than ten lines are drawn without a legend; where hardly any
-    line has two points, as in a search, points alone, and more than five numbers have an axis in any case.
+    line has two points, as in a search, points alone, and numbers that were drawn, or more than five, have an axis in any case.
     """
     y, se = np.asarray(means, dtype=float), np.asarray(errors, dtype=float)
     if y.ndim != 1 or se.shape != y.shape or not len(values) == len(lines) == len(y) > 0:
@@ -505,7 +505,8 @@ class _Scale:
         self._labels = [
             v if isinstance(v, str) else str(v) if isinstance(v, int) else f"{v:g}" for v in levels
         ]
-        self._named = not numbers or len(levels) <= (5 if drawn else 12)
+        odd = any(isinstance(v, float) and float(f"{v:.4g}") != v for v in levels)  # nobody has typed it
+        self._named = not numbers or not ((drawn and (odd or len(levels) > 5)) or len(levels) > 12)
         widths = [_text_width(text, 8) + 12 if self._named else 0 for text in self._labels]
         self._log = numbers and (_evener_in_log(levels) if self._named else 0 < 30 * levels[0] <= levels[-1])
         axis = (

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -18,8 +19,9 @@ from omegaconf import OmegaConf
 import postgresql
 from vaelab.commands import entry, train
 from vaelab.runs import find_runs, read_json, read_manifest
+from vaelab.sweeps.search.study import Study
 
-SMALL = ("data=digits", "logger=none", "trainer=cpu", "sweep.slots=2", "hydra/sweeper=optuna")
+SMALL = ("data=digits", "logger=none", "trainer=cpu", "hydra/sweeper=optuna")
 
 #: val/elbo = -(latent_dim - 8)² - |log10(lr) + 3|; fails where the folder has a file called as the encoder
 SCRIPT = """
@@ -107,6 +109,7 @@ def test_two_objectives_with_the_numbers_of_the_selected_checkpoint(command: Com
         distance = (trial["params"]["latent_dim"] - 8) ** 2
         assert trial["values"] == [distance, 1 - distance]
     assert "that no other one is better than in everything" in out
+    assert "val/elbo -" in out  # while it runs a job shows its score
     assert "seed=0,1,2,3,4" not in out
 
 
@@ -137,9 +140,31 @@ def test_another_launcher_gets_batches(command: Command) -> None:
     typed = (*SMALL, "hydra/launcher=basic", "hydra.sweeper.batch=2", "latent_dim=4,8", LR, "sweep.trials=3")
     status, out, err = command(*typed)
     assert (status, err) == (0, ""), out
-    assert "this launcher takes no single jobs: 2 at a time" in out
+    assert "this launcher runs batches: 2 trials at a time" in out
     record = read_json(Path("logs/sweeps/vae_latent_dim_optimizer.lr/search.json"))
     assert [trial["state"] for trial in record["trials"]] == ["complete"] * 3
+
+
+def test_a_storage_that_goes_away_is_said_and_not_shown_as_a_mistake(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaelab.sweeps.search.search.LONGEST_OUTAGE", 0.0)
+    monkeypatch.setattr("vaelab.sweeps.search.search.SECONDS_BETWEEN", 0.1)
+    complete = Study.complete
+
+    def loses_its_table(self: Study, trial: Any, values: Any) -> None:
+        with sqlite3.connect("logs/sweeps/vae_latent_dim/study.db") as database:
+            database.execute("ALTER TABLE trials RENAME TO gone")
+        database.close()
+        complete(self, trial, values)
+
+    monkeypatch.setattr(Study, "complete", loses_its_table)
+    status, out, err = command(*SMALL, "latent_dim=4,8", "sweep.trials=2", "sweep.slots=1")
+    assert status == 1
+    assert "no such table: trials; the runs are kept, and the same command goes on with them" in err
+    assert "what was found cannot be shown" in out
+    assert "mistake" not in err
+    assert "Traceback" not in err
 
 
 def test_a_server_s_password_is_in_no_record(command: Command, tmp_path: Path) -> None:
@@ -187,6 +212,7 @@ def test_a_search_that_an_experiment_asks_for(command: Command) -> None:
         (("optimizer.lr=interval(1,0.1)",), "its lower end 1 is above its upper end 0.1"),
         (("optimizer.lr=tag(lin,interval(0.1,1))",), "the tag lin says nothing here"),
         (("latent_dim=int(interval(-1,4))",), "latent_dim=-1: must be a positive integer"),
+        (("latent_dim=interval(1,4)",), "latent_dim=interval(1,4): takes whole numbers: latent_dim=int(interval(1,4))"),
         ((LR, "sweep.trials=0"), "sweep.trials=0: must be a positive integer"),
         ((LR, "sweep.sampler=tpee"), "sweep.sampler=tpee: must be one of tpe, cmaes, random, grid, nsgaii (did you mean 'tpe'?)"),
         ((LR, "sweep.sampler_options={n_startup: 3}"), "TPESampler does not take them"),
@@ -199,6 +225,9 @@ def test_a_search_that_an_experiment_asks_for(command: Command) -> None:
         ((LR, "data.val_size=0"), "data.val_size=0: a search chooses by validation"),
         ((LR, "sweep.pruner=median", "sweep.objectives={val/rate: min, val/distortion: min}"), "sweep.pruner=median: a trial is given up by one number"),
         ((LR, "sweep.pruner=median", "hydra/launcher=basic"), "sweep.pruner=median: needs a launcher that takes jobs one by one"),
+        ((LR, "sweep.pruner=median", "sweep.objectives={val/rate: min}"), "sweep.pruner=median: goes by the score that a run reports: set score.name=val/rate score.mode=min"),
+        ((LR, "sweep.storage=5"), "sweep.storage=5: must be text"),
+        (("latent_dim=4,8", "sweep.sampler=grid", "sweep.trials=1"), "sweep.trials=1: a grid has as many as it has points, here 2"),
         ((LR, "sweep.pruner=halving"), "sweep.pruner=halving: must be one of none, median, hyperband"),
         ((LR, "sweep.storage=nowhere"), "sweep.storage=nowhere: is no storage"),
         ((LR, "sweep.storage=postgresql://me:geheim@127.0.0.1:1/s"), "postgresql+psycopg://me:***@127.0.0.1:1/s: cannot be used"),
@@ -276,7 +305,7 @@ def test_any_other_application(launcher: str, tmp_path: Path) -> None:
     out = run()
     assert "4 trials: " in out
     assert "best: value " in out
-    assert "this launcher takes no single jobs: 2 at a time" in out
+    assert "this launcher runs batches: 2 trials at a time" in out
     if launcher == "local":
         assert "failed: too large" in out
     assert "# " not in run()  # all have been made

@@ -123,11 +123,13 @@ def test_a_sampler_that_learns_comes_closer_than_chance(tmp_path: Path) -> None:
 
 
 def test_a_grid_has_its_points_as_trials(sqlite: str, tmp_path: Path) -> None:
-    study = study_of(sqlite, 99, "x=0.1,0.2", "y=range(1,4)", sampler="grid")
+    study = study_of(sqlite, None, "x=0.1,0.2", "y=range(1,4)", sampler="grid")
     assert study.total == 6
     carry_out(study, tmp_path / "s")
     points = [(trial.params["x"], trial.params["y"]) for trial in study.trials]
     assert points == [("0.1", 1), ("0.1", 2), ("0.1", 3), ("0.2", 1), ("0.2", 2), ("0.2", 3)]
+    with pytest.raises(SettingError, match=r"sweep.trials=9: a grid has as many as it has points, here 6"):
+        study_of(sqlite, 9, "x=0.1,0.2", "y=range(1,4)", sampler="grid")
     with pytest.raises(SettingError, match="has no grid"):
         study_of(placed(None, tmp_path / "t"), 9, sampler="grid")
 
@@ -201,11 +203,20 @@ def test_a_mistake_on_the_way_to_a_job_leaves_its_trial_to_the_next(sqlite: str,
     assert states(study) == ["WAITING"] * 2
 
 
+@pytest.mark.parametrize("slots", [1, 4])
+def test_more_trials_than_there_are_values(sqlite: str, tmp_path: Path, slots: int) -> None:
+    study = study_of(sqlite, 9, "x=0.1,0.1")
+    carry_out(study, tmp_path / "s", slots)
+    assert states(study) == ["COMPLETE"] * 9
+    assert len(begun(tmp_path)) == 1
+
+
 def test_trials_with_the_same_values_are_one_run(sqlite: str, tmp_path: Path) -> None:
     study = study_of(sqlite, 5, "x=0.1,0.2")
     carry_out(study, tmp_path / "s")
     assert states(study) == ["COMPLETE"] * 5
     assert len(begun(tmp_path)) == len({trial.params["x"] for trial in study.trials}) == 2
+    assert summary.lines(study, None, [])[0] == "5 trials: 5 completed, in 2 configurations"
 
 
 FIXED = {"seed": 0, "optimizer.lr": 0.1}
@@ -240,7 +251,8 @@ def test_a_setting_that_a_later_version_adds_is_no_difference(sqlite: str) -> No
 
 
 def test_a_study_of_others_is_refused(sqlite: str) -> None:
-    optuna.create_study(study_name="s", storage=open_storage(sqlite), direction="maximize")
+    theirs = optuna.create_study(study_name="s", storage=open_storage(sqlite), direction="maximize")
+    theirs.enqueue_trial({})
     with pytest.raises(SettingError, match="is a study that something else has made"):
         study_of(sqlite, 2)
 
@@ -292,8 +304,46 @@ def test_a_process_of_another_machine_is_gone_after_a_silence(
     again = here.take()
     assert again is not None
     assert again.params == trial.params
-    there.complete(trial, [0.0])  # it was only slow: its number comes too late, and ends nothing
+    # it was only slow: its signs, its number and its error come too late, and end nothing
+    beat_of(there, now + 300)
+    there.fail(trial, "too late")
+    there.complete(trial, [0.0])
     assert states(here) == ["RUNNING"]
+
+
+def test_one_that_was_taken_for_lost_and_yet_completed_is_completed(sqlite: str) -> None:
+    """The process that took it for lost was killed before it had failed it."""
+    study = study_of(sqlite, 1)
+    trial = study.take()
+    assert trial is not None
+    study._note(trial.number, LOST, True)
+    study.complete(trial, [-1.0])
+    again = study_of(sqlite, 1)
+    assert states(again) == ["COMPLETE"]
+    again.beat()
+    assert len(again.study.trials) == 1
+
+
+def test_a_batch_gives_signs_of_life_while_it_runs(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelab.sweeps.search.study.BEAT", 0.05)
+    study, other = study_of(sqlite, 1), study_of(sqlite, 1)
+    trial = study.take()
+    assert trial is not None
+    before = other.trials[0].user_attrs["vaelab:worker"]["at"]
+    with study.alive():
+        deadline = time.monotonic() + 20
+        while other.trials[0].user_attrs["vaelab:worker"]["at"] == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert other.trials[0].user_attrs["vaelab:worker"]["at"] > before
+
+
+def test_a_study_whose_maker_was_killed_before_it_said_what_it_is_about(sqlite: str, tmp_path: Path) -> None:
+    optuna.create_study(study_name="s", storage=open_storage(sqlite), direction="maximize")
+    study = study_of(sqlite, 1)
+    carry_out(study, tmp_path / "s")
+    assert states(study) == ["COMPLETE"]
+    with pytest.raises(SettingError, match="is about something else"):
+        study_of(sqlite, 1, fixed={"seed": 1})
 
 
 def test_a_place_that_two_processes_reserve_at_the_same_moment_gets_one_trial(sqlite: str) -> None:
@@ -439,6 +489,9 @@ def test_a_locked_database_is_refused_at_the_start(sqlite: str, tmp_path: Path) 
         ("here", "here: is no storage"),
         ("postgresql://me:geheim@127.0.0.1:1/studies", r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/studies: cannot be used"),
         ("nosuch://x", "cannot be used: Can't load plugin"),
+        ("sqlite://", "has no file"),
+        ("sqlite:///:memory:", "has no file"),
+        ("postgresql://127.0.0.1:1/studies?user=me&password=geheim", "cannot be used"),
     ],
 )  # fmt: skip
 def test_a_storage_that_cannot_be_had_is_refused_without_its_password(
@@ -468,6 +521,26 @@ def test_two_processes_that_make_the_tables_at_the_same_moment(
     monkeypatch.setattr("optuna.storages.RDBStorage", LateOne)
     study_of(sqlite, 1)
     assert len(made) == 3
+
+
+def test_a_journal_with_a_damaged_line_is_said(tmp_path: Path) -> None:
+    storage = placed("study.journal", tmp_path)
+    study_of(storage, 1)
+    with Path(storage).open("a") as file:
+        file.write('{"op_code": 4, "worker_\n{"op_code"')
+    with pytest.raises(SettingError, match="has a damaged line"):
+        study_of(storage, 1)
+
+
+def test_choices_alone_are_nothing_for_cmaes(sqlite: str) -> None:
+    with pytest.raises(SettingError, match="moves in numbers, of which this space has none"):
+        study_of(sqlite, 3, "x=0.1,0.2", sampler="cmaes")
+
+
+def test_steps_of_a_range_are_as_they_would_be_typed(sqlite: str) -> None:
+    study = study_of(sqlite, None, "x=range(0.1,0.5,0.1)", sampler="grid")
+    typed = [study.question.space.overrides(point) for point in study.question.space.grid()]
+    assert typed == [["x=0.1"], ["x=0.2"], ["x=0.3"], ["x=0.4"]]
 
 
 def test_a_file_that_is_no_database_is_refused(sqlite: str, tmp_path: Path) -> None:
@@ -520,7 +593,7 @@ def test_a_free_slot_gets_the_next_trial_at_once(sqlite: str, tmp_path: Path) ->
 
     study.complete = complete  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
-        search.run(study, sweep, first_is_slow)
+        search.run(study, sweep, first_is_slow, "val/elbo")
     sweep.close()
     assert order == [0, 1, 2, 3, 4]
     assert seen == ["RUNNING"] * 4

@@ -18,7 +18,7 @@ NODE = {
     "params": None,  # setting -> values, as they would be typed; what is typed goes before
     # an application with a group `sweep` sets these there
     "name": "${oc.select:sweep.name,null}",  # of the study
-    "trials": "${oc.select:sweep.trials,20}",
+    "trials": "${oc.select:sweep.trials,null}",
     "sampler": "${oc.select:sweep.sampler,tpe}",
     "sampler_options": "${oc.select:sweep.sampler_options,null}",
     "pruner": "${oc.select:sweep.pruner,none}",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 
 from vaelab.errors import SettingError, choice
@@ -47,12 +48,17 @@ def carry_out(
     typed = [
         one for one in multirun.typed if not one.is_sweep_override() and one.key_or_group != "sweep.storage"
     ]
-    jobs = multirun.jobs(
-        [[*(str(one.input_line) for one in typed), *space.overrides(corner)] for corner in space.corners()]
-    )
+    corners = [
+        [*(str(one.input_line) for one in typed), *space.overrides(corner)] for corner in space.corners()
+    ]
+    try:
+        jobs = multirun.jobs(corners)
+    except SettingError as error:
+        raise _of_whole_numbers(swept, error) or error from error
     fixed = [str(one.input_line) for one in typed if not one.key_or_group.startswith("sweep.")]
     config = jobs[0].config
     objectives = _objectives(settings, jobs)
+    _check_pruner(settings, objectives, config["score"])
     if settings.pruner != "none" and workers is None:
         rule = "needs a launcher that takes jobs one by one, as hydra/launcher=local does"
         raise SettingError("sweep.pruner", settings.pruner, rule)
@@ -82,15 +88,19 @@ def carry_out(
     try:
         if workers is None:
             return batches.run(study, fixed, launch, _numbers(multirun, list(objectives)), settings.batch)
-        search.run(study, sweep, job_of)
+        search.run(study, sweep, job_of, config["score"]["name"])
         return [multirun.returned(result) for result in sweep.results]
     finally:
-        multirun.findings = summary.lines(study, f"{multirun.command} -m hydra/sweeper=grid", fixed)
-        summary.write(study, sweep.folder, settings.sampler, settings.pruner)
-        standing = study.standing
-        if standing.ended == standing.total:
-            multirun.search_status = SOME_FAILED if standing.failed else DONE
-        study.close()
+        try:
+            multirun.findings = summary.lines(study, f"{multirun.command} -m hydra/sweeper=grid", fixed)
+            summary.write(study, sweep.folder, settings.sampler, settings.pruner)
+            standing = study.standing
+            if standing.ended == standing.total:
+                multirun.search_status = SOME_FAILED if standing.failed else DONE
+        except SettingError as error:  # the storage is out of reach: what ended the search is said, too
+            multirun.findings = [f"what was found cannot be shown: {error}"]
+        finally:
+            study.close()
 
 
 def num_validations(config: Mapping[str, Any]) -> int | None:
@@ -101,7 +111,7 @@ def num_validations(config: Mapping[str, Any]) -> int | None:
     return max(1, trainer["max_epochs"] // trainer["check_val_every_n_epoch"])
 
 
-def _searched(multirun: Multirun) -> list[Any]:
+def _searched(multirun: Multirun) -> list[Override]:
     if multirun.compose is None:
         rule = f"{multirun.command} makes no runs that could be searched"
         raise SettingError("hydra/sweeper", "optuna", rule)
@@ -115,6 +125,22 @@ def _searched(multirun: Multirun) -> list[Any]:
     return multirun.swept
 
 
+def _of_whole_numbers(swept: Sequence[Override], error: SettingError) -> SettingError | None:
+    """What is wrong with an interval of fractions for a setting that takes none."""
+    for one in swept:
+        ends = vars(one.value()) if one.is_interval_sweep() else {}
+        if (
+            isinstance(ends.get("start"), float)
+            and f"{one.key_or_group}=" in str(error)
+            and "integer" in str(error)
+        ):
+            value = one.get_value_string()
+            return SettingError(
+                one.key_or_group, value, f"takes whole numbers: {one.key_or_group}=int({value})"
+            )
+    return None
+
+
 def _objectives(settings: Settings, jobs: Sequence[Job]) -> dict[str, str]:
     for job in jobs:
         if not job.config["data"]["val_size"]:
@@ -124,6 +150,14 @@ def _objectives(settings: Settings, jobs: Sequence[Job]) -> dict[str, str]:
         choice("sweep.objectives", name, VALIDATION)
     score = jobs[0].config["score"]
     return dict(settings.objectives) or {score["name"]: score["mode"]}
+
+
+def _check_pruner(settings: Settings, objectives: Mapping[str, str], score: Mapping[str, str]) -> None:
+    """A run reports its score, and is compared by it."""
+    if settings.pruner != "none" and objectives != {score["name"]: score["mode"]}:
+        ((name, mode),) = objectives.items()
+        rule = f"goes by the score that a run reports: set score.name={name} score.mode={mode} in the place of sweep.objectives"
+        raise SettingError("sweep.pruner", settings.pruner, rule)
 
 
 def _others(config: Mapping[str, Any], searched: Sequence[str]) -> dict[str, Any]:

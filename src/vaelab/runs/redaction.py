@@ -18,7 +18,11 @@ SETTING = re.compile(
     re.IGNORECASE,
 )
 #: a password in a URL, as in postgresql://user:password@host/name; one of any length
-IN_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s/:@<>]*):(?!<secret)[^\s/@]+@", re.IGNORECASE)
+IN_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s/:@<>]*):(?!<secret|\*\*\*@)[^\s@]+@", re.IGNORECASE)
+#: ... or in its query
+IN_QUERY = re.compile(
+    r"([?&](?:pass(?:word|wd)?|pwd|secret|token|api_?key)=)(?!<secret)[^&\s]+", re.IGNORECASE
+)
 #: characters; a shorter value would be found everywhere
 SHORTEST = 6
 #: of a line of a value that has several (a private key); it is looked for by itself, since a patch puts a sign before each
@@ -37,6 +41,8 @@ class Secrets:
     ['WANDB_API_KEY', 'logger.token']
     >>> secrets.redact("sweep.storage=postgresql://me:1234@host/studies")
     'sweep.storage=postgresql://me:<secret in a URL>@host/studies'
+    >>> secrets.redact(["postgresql://me:a/b@host/db", "postgresql://host/db?user=me&password=1234"])
+    ['postgresql://me:<secret in a URL>@host/db', 'postgresql://host/db?user=me&password=<secret in a URL>']
 
     Args:
         values: value -> name of the variable or setting that holds it.
@@ -87,7 +93,8 @@ class Secrets:
             for secret, name in self._names.items():
                 if secret in value:
                     value = value.replace(secret, self._marker(name))
-            return IN_URL.sub(lambda found: f"{found[1]}:{self._marker('in a URL')}@", value)
+            value = IN_URL.sub(lambda found: f"{found[1]}:{self._marker('in a URL')}@", value)
+            return IN_QUERY.sub(lambda found: found[1] + self._marker("in a URL"), value)
         if isinstance(value, Mapping):
             return {
                 self._redact(key, ""): self._marker(_join(path, key))

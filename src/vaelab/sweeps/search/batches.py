@@ -35,7 +35,7 @@ def run(study: Study, fixed: Sequence[str], launch: Launch, numbers: Numbers, ba
         batch: trials at a time.
     """
     print(
-        f"this launcher takes no single jobs: {batch} at a time, and the next when all of them have ended",
+        f"this launcher runs batches: {batch} trials at a time, and the next ones when all of them have ended",
         flush=True,
     )
     done: list[JobReturn] = []
@@ -48,7 +48,9 @@ def run(study: Study, fixed: Sequence[str], launch: Launch, numbers: Numbers, ba
             return done
         try:
             overrides = [[*fixed, *study.question.space.overrides(trial.params)] for trial in trials]
-            for returned, own in zip(launch(overrides, len(done)), overrides, strict=True):
+            with study.alive():
+                launched = launch(overrides, len(done))
+            for returned, own in zip(launched, overrides, strict=True):
                 trial = trials[0]
                 try:
                     study.complete(trial, numbers(own, returned))
@@ -103,7 +105,10 @@ def search(
     try:
         return run(study, fixed, launch, numbers, settings.batch)
     finally:
-        print("\n".join(summary.lines(study, None, fixed)), flush=True)
+        try:
+            print("\n".join(summary.lines(study, None, fixed)), flush=True)
+        except SettingError as error:  # the storage is out of reach: what ended the search is said, too
+            print(f"what was found cannot be shown: {error}", flush=True)
         study.close()
 
 

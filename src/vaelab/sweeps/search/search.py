@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vaelab.errors import RunFailed, SettingError
@@ -14,6 +15,7 @@ from vaelab.runs.metrics import validation_at
 from vaelab.sweeps.job import Job
 from vaelab.sweeps.screen import Screen
 from vaelab.sweeps.search.storage import SETTING as STORAGE
+from vaelab.sweeps.search.storage import explained
 from vaelab.sweeps.search.study import Study, Taken, finite
 from vaelab.sweeps.sweep import Result, Sweep
 
@@ -21,31 +23,32 @@ from vaelab.sweeps.sweep import Result, Sweep
 LONGEST_OUTAGE, SECONDS_BETWEEN = 600.0, 5.0
 
 
-def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job]) -> None:
+def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job], score: str) -> None:
     """Have all trials of a study carried out that no other process has in hand, and wait for those that one has.
 
     Args:
         study: that is asked for trials.
         sweep: that carries out their jobs.
+        score: what the number of a job is called.
         make_job: the job of a trial; raises SettingError for values that do not go together, which is a failed trial.
 
     Raises:
         Interrupted: by a signal; the jobs that ran have saved and stopped, and their trials are there for whoever comes next.
         RunFailed: the storage is out of reach for minutes. The runs are there, and the same command goes on with them.
     """
-    objectives = list(study.question.objectives)
     hands: dict[str, list[Taken]] = defaultdict(
         list
     )  # by the identity of the job: two trials may have the same values
     stop = StopRequest()
     begun = study.standing
-    left = begun.total - begun.ended
+    left, own = begun.total - begun.ended, 0
     try:
-        with stop.watching(), stop.deferred(), Screen(sweep, objectives[0], left) as screen:
+        with stop.watching(), stop.deferred(), Screen(sweep, score, left) as screen:
             patient = Patience(screen, stop)
             told = False
             while not (stop.requested and not sweep.busy):
-                while not stop.requested and sweep.free > 0:
+                # one that waits for a run with the same values takes a slot, too: else a small space would be gone through without a look at what comes of it
+                while not stop.requested and sweep.free > sum(len(those) - 1 for those in hands.values()):
                     trial = patient(study.take)
                     if trial is None:
                         break
@@ -54,16 +57,20 @@ def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job]) -> None:
                     except SettingError as error:
                         screen.say(f"trial {trial.place} is refused: {error}")
                         patient(study.fail, trial, f"refused: {error}")
+                        own += 1
                         continue
                     except BaseException:
                         study.lose(trial)
                         raise
+                    if job.identity not in hands:
+                        sweep.submit(job)
                     hands[job.identity].append(trial)
-                    sweep.submit(job)
                 for result in sweep.collect(timeout=1.0):
-                    trial = hands[result.job.identity].pop()
-                    _conclude(study, trial, result, patient)
-                    screen.ended(result, _remark(study, trial, patient))
+                    for trial in hands.pop(result.job.identity):
+                        own += result.status != "interrupted"
+                        _conclude(study, trial, result, patient)
+                        screen.ended(result, _remark(study, trial, patient))
+                        result = replace(result, seconds=None)  # the others have it, too
                 if stop.requested and not told:
                     told = True
                     screen.stopping(sweep.stop(stop.signum))
@@ -72,6 +79,8 @@ def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job]) -> None:
                 if not sweep.busy and not stop.requested:
                     standing = patient(lambda: study.standing)
                     if standing.ended >= standing.total:
+                        if others := left - own:
+                            screen.say(f"{others} more made by other processes")
                         break
                     time.sleep(1.0)  # for those that other processes have in hand
     finally:
@@ -139,9 +148,9 @@ def best_places(study: Study) -> list[int]:
 
     if not any(trial.values for trial in study.trials):
         return []
-    return [trial.user_attrs[PLACE] for trial in study.study.best_trials][
-        : None if len(study.question.objectives) > 1 else 1
-    ]
+    with explained(study.storage):
+        best = study.study.best_trials
+    return [trial.user_attrs[PLACE] for trial in best][: None if len(study.question.objectives) > 1 else 1]
 
 
 def numbers(result: Result, objectives: Sequence[str]) -> list[float]:

@@ -14,7 +14,7 @@ class Settings:
     """
     Attributes:
         name: of the study; None = what the sweep is called.
-        trials: in all, however often the search is started.
+        trials: in all, however often the search is started; None = 20, or a grid's points.
         sampler, sampler_options: one of :data:`vaelab.sweeps.search.samplers.KINDS`, and arguments of its class.
         pruner, pruner_options: as :mod:`vaelab.sweeps.search.pruners` takes them.
         objectives: name -> ``min`` or ``max``; empty = the score.
@@ -24,7 +24,7 @@ class Settings:
     """
 
     name: str | None = None
-    trials: int = 20
+    trials: int | None = None
     sampler: str = "tpe"
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     pruner: str = "none"
@@ -45,7 +45,11 @@ class Settings:
 
         given = {key: value for key, value in settings.items() if value is not None}
         found = cls(**{**given, "batch": integer("hydra.sweeper.batch", batch, 1)})
-        integer("sweep.trials", found.trials, 1)
+        if found.trials is not None:
+            integer("sweep.trials", found.trials, 1)
+        for name in ("name", "storage"):
+            if not isinstance(given.get(name, ""), str):
+                raise SettingError(f"sweep.{name}", given[name], "must be text")
         integer("sweep.seed", found.seed, 0)
         for name in ("objectives", "sampler_options", "pruner_options"):
             if not isinstance(given.get(name, {}), Mapping):

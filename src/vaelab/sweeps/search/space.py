@@ -39,7 +39,10 @@ class Space:
 
     def overrides(self, params: Params) -> list[str]:
         """What is typed for these values: ``["optimizer.lr=0.001", "encoder=conv"]``."""
-        return [f"{name}={params[name]}" for name in self.distributions]
+        return [
+            f"{name}={_typed(params[name], distribution)}"
+            for name, distribution in self.distributions.items()
+        ]
 
     def corners(self) -> list[dict[str, Any]]:
         """Each choice, and both ends of everything else, at least once."""
@@ -132,6 +135,17 @@ def _is_log(tags: set[str], *, may_be: bool = True) -> bool:
         allowed = "the tag of a number is log" if may_be else "a choice has no tags"
         raise ValueError(f"the tag {unknown[0]} says nothing here: {allowed}")
     return "log" in tags
+
+
+def _typed(value: Any, distribution: BaseDistribution) -> str:
+    """A value as an override has it; of a range of fractions without the rounding of its steps: 0.3 and not 0.30000000000000004."""
+    has_steps = isinstance(value, float) and vars(distribution).get("step") is not None
+    return f"{value:.12g}" if has_steps else str(value)
+
+
+def is_number(distribution: BaseDistribution) -> bool:
+    """Whether its values are numbers, rather than choices."""
+    return not hasattr(distribution, "choices")
 
 
 def _ends(distribution: BaseDistribution) -> list[Any]:

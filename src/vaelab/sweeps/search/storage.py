@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaelab.errors import SettingError
+from vaelab.runs import Secrets
 from vaelab.runs.lock import held
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ def placed(text: str | None, folder: Path) -> str:
     """
     if text is None:
         return f"{SQLITE}{folder.absolute() / FILE}"
+    if not isinstance(text, str):
+        raise SettingError(SETTING, text, f"is no storage; one is {FORMS}")
+    if text.startswith("sqlite") and (not text.startswith(SQLITE) or text[len(SQLITE) :] in ("", ":memory:")):
+        raise SettingError(SETTING, text, "has no file, and a study outlives its processes: sqlite:///FILE")
     if text.startswith(SQLITE):
         return f"{SQLITE}{_absolute(text.removeprefix(SQLITE))}"
     if "://" not in text:
@@ -73,7 +79,9 @@ def shown(storage: str) -> str:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(storage).render_as_string(hide_password=True)
+        return Secrets({}).redact(
+            make_url(storage).render_as_string(hide_password=True)
+        )  # its query may hold one, too
     except ArgumentError:  # no URL: where its password begins cannot be told
         return storage.partition("://")[0] + "://..."
 
@@ -150,6 +158,7 @@ def explained(storage: str) -> Iterator[None]:
         NoSuchModuleError,
         ImportError,
         OSError,
+        json.JSONDecodeError,
     ) as error:
         raise SettingError(SETTING, shown(storage), _reason(error)) from error
 
@@ -162,6 +171,8 @@ def _reason(error: BaseException) -> str:
         cause = error.__cause__
     original = getattr(cause, "orig", None) or cause
     words = " ".join(str(original).split()) or type(original).__name__
+    if isinstance(original, json.JSONDecodeError):
+        return f"has a damaged line ({original.msg}: {original.doc[:80]!r}), which has to be removed"
     if isinstance(original, sqlite3.OperationalError) and "locked" in words:
         return "is locked by another program, which was waited for"
     if (isinstance(original, sqlite3.OperationalError) and "full" in words) or getattr(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from vaelab.errors import SettingError
+from vaelab.runs import Secrets
 from vaelab.runs.identity import counts
 from vaelab.runs.status import process_identity, utc_now
 from vaelab.runs.table import flatten
 from vaelab.sweeps.search.samplers import GRID, EachTrialItsSeed
-from vaelab.sweeps.search.space import Space, as_json, describe
+from vaelab.sweeps.search.space import Space, as_json, describe, is_number
 from vaelab.sweeps.search.storage import alone, explained, open_storage, shown
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ SECONDS_OF_GROWTH = 1.0  # without a new place, after which nobody else is taken
 SECONDS_BETWEEN = 5.0  # two looks at the trials of others
 #: a place whose trials were lost so often is given up
 MOST_ATTEMPTS = 20
+USUAL = 20  # trials
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 
 
@@ -137,7 +141,7 @@ class Study:
         storage: as :func:`vaelab.sweeps.search.storage.placed` gives it.
         name: of the study.
         question: what it is about.
-        total: of the trials.
+        total: of the trials; None = 20, or a grid's points.
         sampler: name, seed and options of the sampler.
         pruner: that the trials are asked by, too; a sampler may look at it.
         retry: how often a trial that failed is tried again, when the study is opened again.
@@ -148,7 +152,7 @@ class Study:
         storage: str,
         name: str,
         question: Question,
-        total: int,
+        total: int | None,
         sampler: tuple[str, int, Mapping[str, Any]],
         pruner: BasePruner | None = None,
         retry: int = 0,
@@ -161,9 +165,21 @@ class Study:
             int, tuple[Any, float]
         ] = {}  # of others' trials: the last sign of life, and when it was new
         self._next_beat = self._next_look = 0.0
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(
+            optuna.logging.ERROR
+        )  # its warnings are a line a trial, across the live table
         grid = question.space.grid() if sampler[0] == GRID else None
-        self.total = total if grid is None else len(grid)
+        self.total = (total or USUAL) if grid is None else len(grid)
+        if grid is not None and total not in (None, len(grid)):
+            raise SettingError(
+                "sweep.trials", total, f"a grid has as many as it has points, here {len(grid)}; leave it away"
+            )
+        if sampler[0] == "cmaes" and not any(is_number(one) for one in question.space.distributions.values()):
+            raise SettingError(
+                "sweep.sampler",
+                "cmaes",
+                "moves in numbers, of which this space has none: take tpe, random or grid",
+            )
         self._backend = open_storage(storage)
         with explained(storage):
             self.study = self._made_or_found(EachTrialItsSeed(*sampler, PLACE), pruner)
@@ -215,7 +231,7 @@ class Study:
     def fail(self, trial: Taken, error: str) -> None:
         """A trial has no number, and will have none."""
         with explained(self.storage):
-            self._note(trial.number, ERROR, error[:500])
+            self._note(trial.number, ERROR, Secrets.of(os.environ).redact(error)[:500])
             self._end(trial.number, TrialState.FAIL)
 
     def lose(self, trial: Taken) -> None:
@@ -230,12 +246,32 @@ class Study:
         with explained(self.storage):
             if now >= self._next_beat:
                 self._next_beat = now + BEAT
-                for number in self._mine:
-                    self._sign(number)
+                self._sign_all()
             if now >= self._next_look:
                 self._next_look = now + SECONDS_BETWEEN
                 self._bury(now)
                 self._fill()
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Within, signs of life are given by a thread: whoever works within does not come back for hours."""
+        over = threading.Event()
+
+        def sign() -> None:
+            while not over.wait(BEAT):
+                # out of reach: the next one may come through
+                with suppress(SettingError), explained(self.storage):
+                    self._sign_all()
+            if isinstance(self._backend, optuna.storages.RDBStorage):
+                self._backend.remove_session()  # this thread's
+
+        thread = threading.Thread(target=sign, name="study", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def close(self) -> None:
         """Close the connections to the storage."""
@@ -264,7 +300,12 @@ class Study:
                 break
             time.sleep(0.1)
         else:
-            raise SettingError("sweep.name", self.name, f"{where} is a study that something else has made")
+            if self.study.get_trials(deepcopy=False):
+                raise SettingError(
+                    "sweep.name", self.name, f"{where} is a study that something else has made"
+                )
+            record = self.question.record()  # whoever made it was killed before that
+            self.study.set_user_attr(ASKED, record)
         if record.get("schema") != SCHEMA:
             raise SettingError(
                 "sweep.name", self.name, f"{where} is of schema {record.get('schema')}, not {SCHEMA}"
@@ -320,7 +361,9 @@ class Study:
     def _places(self) -> dict[int, list[FrozenTrial]]:
         """The trials of each place, in the order of their attempts; of two of one attempt the first one."""
         found: dict[int, dict[int, FrozenTrial]] = defaultdict(dict)
-        for trial in self.study.get_trials(deepcopy=False):
+        with explained(self.storage):
+            trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
             attrs = trial.user_attrs
             if PLACE in attrs and SURPLUS not in attrs:
                 found[attrs[PLACE]].setdefault(attrs[ATTEMPT], trial)
@@ -355,7 +398,8 @@ class Study:
 
     def _lose(self, trial: FrozenTrial) -> None:
         try:
-            self._note(trial.number, LOST, True)
+            if not self._note(trial.number, LOST, True):
+                return
             self.study.tell(trial.number, state=TrialState.FAIL)
         except (UpdateFinishedTrialError, ValueError):  # another process has been faster
             return
@@ -370,13 +414,22 @@ class Study:
             number, values if state is TrialState.COMPLETE else None, state=state, skip_if_finished=True
         )
 
-    def _sign(self, number: int) -> None:
-        self._note(number, WORKER, {**self._me, "at": utc_now()})
+    def _sign_all(self) -> None:
+        for number in list(self._mine):
+            if not self._sign(number):  # taken for lost, and given to somebody else, who finds the run
+                self._mine.discard(number)
 
-    def _note(self, number: int, key: str, value: Any) -> None:
-        self._backend.set_trial_user_attr(
-            self._backend.get_trial_id_from_study_id_trial_number(self._id, number), key, value
-        )
+    def _sign(self, number: int) -> bool:
+        return self._note(number, WORKER, {**self._me, "at": utc_now()})
+
+    def _note(self, number: int, key: str, value: Any) -> bool:
+        """Put something down at a trial. Returns False where it has ended."""
+        trial_id = self._backend.get_trial_id_from_study_id_trial_number(self._id, number)
+        try:
+            self._backend.set_trial_user_attr(trial_id, key, value)
+        except UpdateFinishedTrialError:
+            return False
+        return True
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._backend.get_trial(
@@ -386,7 +439,8 @@ class Study:
 
 def _state(attempts: Sequence[FrozenTrial]) -> TrialState | None:
     """Of a place; None where its trials were lost."""
-    states = {trial.state for trial in attempts if LOST not in trial.user_attrs}
+    # one that was taken for lost, and yet completed, is completed
+    states = {one.state for one in attempts if one.state is not TrialState.FAIL or LOST not in one.user_attrs}
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING):
         if state in states:
             return state

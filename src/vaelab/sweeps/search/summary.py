@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from optuna.exceptions import OptunaError
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from vaelab.runs import write_json
+from vaelab.runs import Secrets, write_json
 from vaelab.sweeps.search.search import best_places
 from vaelab.sweeps.search.storage import shown
 from vaelab.sweeps.search.study import ERROR, PLACE, SURPLUS, Study
@@ -33,7 +34,9 @@ def lines(study: Study, command: str | None, fixed: Sequence[str]) -> list[str]:
     standing = study.standing
     said = [f"{standing.completed} completed"]
     said += [f"{number} {word}" for number, word in ((standing.pruned, "pruned"), (standing.failed, "failed"), (standing.running, "running"), (standing.waiting, "waiting")) if number]  # fmt: skip
-    found = [f"{standing.total} trials: {', '.join(said)}"]
+    configurations = len({tuple(trial.params.items()) for trial in study.trials if trial.params})
+    fewer = f", in {configurations} configurations" if configurations < standing.ended else ""
+    found = [f"{standing.total} trials: {', '.join(said)}{fewer}"]
     best = best_trials(study)
     names = list(study.question.objectives)
     if len(names) > 1 and best:
@@ -50,7 +53,14 @@ def lines(study: Study, command: str | None, fixed: Sequence[str]) -> list[str]:
             f"importance{of} (fANOVA): {', '.join(f'{key} {share:.2f}' for key, share in shares.items())}"
         )
     if command is not None and best and len(names) == 1:
-        again = " ".join([command, *map(shlex.quote, fixed), _pasted(study, best[0]), "seed=0,1,2,3,4"])
+        again = " ".join(
+            [
+                command,
+                *map(shlex.quote, Secrets.of(os.environ).words(fixed)),
+                _pasted(study, best[0]),
+                "seed=0,1,2,3,4",
+            ]
+        )
         found.append(f"one seed says little; the best with five:\n  {again}")
     return found
 
@@ -69,7 +79,7 @@ def write(study: Study, folder: Path, sampler: str, pruner: str) -> None:
         "best": [trial.user_attrs[PLACE] for trial in best_trials(study)],
         "importances": importances(study),
     }
-    write_json(folder / FILE, record)
+    write_json(folder / FILE, Secrets.of(os.environ).redact(record))
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
