@@ -134,6 +134,18 @@ def test_a_grid_has_its_points_as_trials(sqlite: str, tmp_path: Path) -> None:
         study_of(placed(None, tmp_path / "t"), 9, sampler="grid")
 
 
+def test_a_point_of_a_grid_whose_process_was_killed_before_it_had_its_values(sqlite: str) -> None:
+    study = study_of(sqlite, None, "x=0.1,0.2", sampler="grid")
+    number = study.trials[1].number
+    trial_id = study._backend.get_trial_id_from_study_id_trial_number(study._id, number)
+    study._backend.set_trial_state_values(trial_id, TrialState.RUNNING)
+    study._lose(study._trial(number))
+    found = []
+    while (trial := study.take()) is not None:
+        found.append(trial.params["x"])
+    assert found == ["0.1", "0.2"]
+
+
 def test_several_objectives(sqlite: str, tmp_path: Path) -> None:
     objectives = {"val/rate": "min", "val/distortion": "min"}
     study = study_of(sqlite, 6, objectives=objectives, sampler="nsgaii")

@@ -344,7 +344,7 @@ class Study:
             ]
             if _state(attempts) is TrialState.FAIL and len(failed) <= retry:
                 last = attempts[-1]
-                self._enqueue(place, last.user_attrs[ATTEMPT] + 1, last.params)
+                self._enqueue(place, last.user_attrs[ATTEMPT] + 1, _values(last))
         self._fill()
 
     def _fill(self) -> None:
@@ -352,11 +352,7 @@ class Study:
         for place, attempts in self._places().items():
             if _state(attempts) is None:
                 last = attempts[-1]
-                self._enqueue(
-                    place,
-                    last.user_attrs[ATTEMPT] + 1,
-                    last.params or last.system_attrs.get("fixed_params", {}),
-                )
+                self._enqueue(place, last.user_attrs[ATTEMPT] + 1, _values(last))
 
     def _places(self) -> dict[int, list[FrozenTrial]]:
         """The trials of each place, in the order of their attempts; of two of one attempt the first one."""
@@ -405,7 +401,7 @@ class Study:
             return
         attempt = trial.user_attrs[ATTEMPT] + 1
         if attempt < MOST_ATTEMPTS:
-            self._enqueue(trial.user_attrs[PLACE], attempt, trial.params)
+            self._enqueue(trial.user_attrs[PLACE], attempt, _values(trial))
 
     def _end(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         self._mine.discard(number)
@@ -435,6 +431,11 @@ class Study:
         return self._backend.get_trial(
             self._backend.get_trial_id_from_study_id_trial_number(self._id, number)
         )
+
+
+def _values(trial: FrozenTrial) -> dict[str, Any]:
+    """Those that a trial has, and those that it was to have, if its process was gone before it had them all."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _state(attempts: Sequence[FrozenTrial]) -> TrialState | None:
