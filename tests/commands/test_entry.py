@@ -162,6 +162,16 @@ def test_refusal_of_several_words(vae: Command, argv: list[str], message: str) -
     assert vae(*argv) == (2, "", f"vae-train: {message}\n")
 
 
+def test_a_run_of_a_sweep_is_named_as_it_is_called(vae: Command) -> None:
+    run = vae.configs.with_name("latent_dim=2,seed=0_1f3a")
+    run.mkdir()
+    assert vae(f"run={run}", name="evaluate")[0] == 0
+    cfg, typed = vae.seen[-1]
+    assert cfg.run == str(run)
+    assert typed.overrides == (f"run='{run}'",)
+    assert vae(f"run={run}4", name="evaluate")[0] == 2  # there is none
+
+
 def test_refusal_of_a_damaged_config_names_file_and_line(vae: Command) -> None:
     status, out, err = vae("experiment=damaged")
     assert (status, out, err.count("\n")) == (2, "", 1)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from vaelab.commands.multirun import Multirun
 
 DONE, FAILED, REFUSED, SOME_FAILED, INTERRUPTED, CTRL_C = 0, 1, 2, 3, 75, 130
+PATHS = ("run", "init_from", "config", "weights")  # settings that name a directory or a file
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a person who sets it to 1 wants to see tracebacks
 
 
@@ -246,6 +247,7 @@ class _App:
             )
             raise _Stop(REFUSED, f"{flag}: unknown flag ({hint})")
         self.given = frozenset(flag for flag in self.flags if vars(args)[flag])
+        args.overrides = [_as_it_is(override) for override in args.overrides]
         typed: dict[str, str] = {}
         for override in args.overrides if not args.shell_completion else []:
             key = override.partition("=")[0].lstrip("+")
@@ -430,6 +432,14 @@ class _App:
         if self.want_traceback and cause is not None:
             traceback.print_exception(cause)
         print(f"{self.command}: {message}", file=sys.stderr, flush=True)
+
+
+def _as_it_is(override: str) -> str:
+    """``run=logs/sweeps/s/latent_dim=2,seed=0_1f3a``, quoted where that is the name of something there: to Hydra ``=`` and ``,`` in it would be grammar."""
+    key, _, value = override.partition("=")
+    if key not in PATHS or not {"=", ","} & {*value} or {"'", "\\"} & {*value} or not os.path.lexists(value):
+        return override
+    return f"{key}='{value}'"
 
 
 def _choices(hydra: HydraConf) -> dict[str, str | list[str] | None]:
