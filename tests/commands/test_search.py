@@ -246,6 +246,13 @@ def test_what_is_refused_before_the_first_job(
     assert list((tmp_path / "here").iterdir()) == []
 
 
+def test_a_setting_of_a_search_without_one_is_refused(command: Command) -> None:
+    grid = [word for word in SMALL if not word.startswith("hydra/")]
+    status, out, err = command(*grid, "latent_dim=4,8", "sweep.trials=5")
+    assert (status, out) == (2, "")
+    assert "sweep.trials=5: says nothing of a grid; a search is hydra/sweeper=optuna" in err
+
+
 def test_a_locked_database_is_refused_before_the_first_job(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,20 @@ if TYPE_CHECKING:
     from vaelab.sweeps.search.settings import Settings
 
 DONE, FAILED, REFUSED, SOME_FAILED = 0, 1, 2, 3
+#: settings that a grid has no use for
+OF_A_SEARCH = tuple(
+    f"sweep.{name}"
+    for name in (
+        "trials",
+        "sampler",
+        "sampler_options",
+        "pruner",
+        "pruner_options",
+        "objectives",
+        "storage",
+        "seed",
+    )
+)
 #: what Hydra makes jobs of, and no job's business
 OF_THE_SWEEP = (
     "hydra/launcher",
@@ -78,6 +92,7 @@ class Multirun:
         self.swept = [override for override in self.typed if override.is_sweep_override()]
         self.environment = {"HYDRA_FULL_ERROR": str(int(with_tracebacks))}  # here it is set in any case
         self.sweep: Sweep | None = None
+        self.is_search = False
         self.findings: list[str] = []  # of a search
         self.search_status: int | None = None  # of one whose trials have all ended
         self._jobs: dict[tuple[str, ...], Job] = {}  # that have been composed
@@ -91,6 +106,13 @@ class Multirun:
         """
         if not job_overrides:
             raise self._empty()
+        for one in self.typed:
+            if not self.is_search and one.key_or_group in OF_A_SEARCH:
+                raise SettingError(
+                    one.key_or_group,
+                    one.get_value_string(),
+                    "says nothing of a grid; a search is hydra/sweeper=optuna",
+                )
         scores: dict[int, float | None] = {}
         if self.compose is None:
             self._run_commands(job_overrides, workers(True, 1))
@@ -114,6 +136,7 @@ class Multirun:
         """Search for the best values of what is swept over; called by ``hydra/sweeper=optuna``. See :func:`vaelab.commands.search.carry_out`."""
         from vaelab.commands import search  # it imports Optuna
 
+        self.is_search = True
         return search.carry_out(self, settings, workers, launch)
 
     @property

@@ -106,7 +106,11 @@ def carry_out(
 def num_validations(config: Mapping[str, Any]) -> int | None:
     """Of a run that is not given up; None where that depends on the data."""
     trainer = config["trainer"]
-    if trainer["val_check_interval"] is not None or trainer["max_steps"] != -1 or not trainer["max_epochs"]:
+    if (
+        trainer["val_check_interval"] is not None
+        or trainer["max_steps"] != -1
+        or (trainer["max_epochs"] or -1) < 1
+    ):
         return None
     return max(1, trainer["max_epochs"] // trainer["check_val_every_n_epoch"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -83,6 +84,11 @@ def run(study: Study, sweep: Sweep, make_job: Callable[[Taken], Job], score: str
                             screen.say(f"{others} more made by other processes")
                         break
                     time.sleep(1.0)  # for those that other processes have in hand
+    except RunFailed:  # the runs that are on their way save first
+        sweep.stop(signal.SIGTERM)
+        while sweep.busy:
+            sweep.collect(timeout=1.0)
+        raise
     finally:
         for trial in [trial for those in hands.values() for trial in those]:
             try:

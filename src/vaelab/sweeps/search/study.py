@@ -195,7 +195,9 @@ class Study:
 
     @property
     def standing(self) -> Standing:
-        states = [_state(attempts) for attempts in self._places().values()]
+        places = self._places()
+        self.total = max(self.total, len(places))  # another process may have asked for more
+        states = [_state(attempts) for attempts in places.values()]
         count = states.count
         return Standing(
             self.total, count(TrialState.COMPLETE), count(TrialState.PRUNED), count(TrialState.FAIL), count(TrialState.RUNNING)
@@ -213,8 +215,10 @@ class Study:
                     )  # two processes reserved one place, or took the last one at the same moment
                     self.study.tell(trial, state=TrialState.FAIL)
                     continue
-                self._mine.add(trial.number)
                 self._sign(trial.number)
+                self._mine.add(
+                    trial.number
+                )  # after that: one that could not be signed is nobody's, and is found lost
                 return Taken(trial.number, place, dict(trial.params))
         return None
 

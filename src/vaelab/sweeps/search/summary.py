@@ -79,6 +79,7 @@ def write(study: Study, folder: Path, sampler: str, pruner: str) -> None:
         "best": [trial.user_attrs[PLACE] for trial in best_trials(study)],
         "importances": importances(study),
     }
+    folder.mkdir(parents=True, exist_ok=True)  # another machine may have made all of them
     write_json(folder / FILE, Secrets.of(os.environ).redact(record))
 
 
