@@ -21,12 +21,12 @@ unpack() {
         apt-get download "${packages[@]}" >download.log 2>&1
     fi
     for package in ./*.deb; do dpkg -x "$package" "$dir/unpacked"; done
-    mv "$dir/unpacked" "$dir/root"
+    mv "$dir/unpacked" "$dir/system"
 }
 
 configure() {
     local libraries controller node cores memory
-    libraries=$(cd "$dir"/root/usr/lib/*-linux-gnu && pwd)
+    libraries=$(cd "$dir"/system/usr/lib/*-linux-gnu && pwd)
     controller=$(free_port)
     cores=$(nproc)
     memory=$(awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
@@ -66,13 +66,13 @@ CONF
     echo "PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP" >>"$dir/slurm.conf"
     cat >"$dir/environment" <<ENVIRONMENT
 export SLURM_CONF='$dir/slurm.conf'
-export PATH='$dir/root/usr/bin':"\$PATH"
+export PATH='$dir/system/usr/bin':"\$PATH"
 export LD_LIBRARY_PATH='$libraries:$libraries/slurm-wlm'
 ENVIRONMENT
 }
 
 program() { # some versions of the packages have a longer name for it
-    if [ -x "$dir/root/usr/sbin/$1" ]; then echo "$dir/root/usr/sbin/$1"; else echo "$dir/root/usr/sbin/$1-wlm"; fi
+    if [ -x "$dir/system/usr/sbin/$1" ]; then echo "$dir/system/usr/sbin/$1"; else echo "$dir/system/usr/sbin/$1-wlm"; fi
 }
 
 nodes() {
@@ -81,13 +81,13 @@ nodes() {
 }
 
 start() {
-    [ -d "$dir/root" ] || unpack
+    [ -d "$dir/system" ] || unpack
     configure
     # shellcheck disable=SC1091
     source "$dir/environment"
-    local root=$dir/root/usr/sbin node
+    local sbin=$dir/system/usr/sbin node
     mkdir -p "$dir/munge"
-    "$root/munged" --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" --log-file="$dir/log/munged" --seed-file="$dir/munge/seed"
+    "$sbin/munged" --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" --log-file="$dir/log/munged" --seed-file="$dir/munge/seed"
     "$(program slurmctld)" -f "$dir/slurm.conf"
     for node in $(nodes); do
         mkdir -p "$dir/state/$node"

@@ -59,10 +59,6 @@ class SlurmLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        multirun = getattr(self.task, "vaelab_multirun", None)
-        if multirun is not None:
-            return multirun.launch(job_overrides, self.workers)
-        from vaelab.sweeps import pickled
+        from vaelab.sweeps.launching import launch
 
-        workers = self.workers(True, 1)
-        return pickled.launch(self.context, self.task, self.config, job_overrides, initial_job_idx, workers)
+        return launch(self, job_overrides, initial_job_idx)

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,28 +28,16 @@ from vaelab.runs.interruption import StopRequest
 from vaelab.sweeps import grid, screen
 from vaelab.sweeps.job import Job, sweep_name
 from vaelab.sweeps.pool import Pool
+from vaelab.sweeps.search.settings import Settings
 from vaelab.sweeps.sweep import Commands, Result, Sweep
 from vaelab.sweeps.workers import MakeWorkers, Process, Workers, jobs_folder
 
 if TYPE_CHECKING:
     from vaelab.sweeps.search.batches import Launch
-    from vaelab.sweeps.search.settings import Settings
 
 DONE, FAILED, REFUSED, SOME_FAILED = 0, 1, 2, 3
 #: settings that a grid has no use for
-OF_A_SEARCH = tuple(
-    f"sweep.{name}"
-    for name in (
-        "trials",
-        "sampler",
-        "sampler_options",
-        "pruner",
-        "pruner_options",
-        "objectives",
-        "storage",
-        "seed",
-    )
-)
+OF_A_SEARCH = {f"sweep.{one.name}" for one in fields(Settings)} - {"sweep.name", "sweep.batch"}
 #: what Hydra makes jobs of, and no job's business
 OF_THE_SWEEP = (
     "hydra/launcher",
