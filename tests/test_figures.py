@@ -9,13 +9,14 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from vaelab import figures
+from vaelab.figures.style import DPI, PAD, TEN, VAL
 
 rng = np.random.default_rng(0)
 
 
 def pixels(figure):
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figures.DPI)
+    figure.savefig(buffer, format="png", dpi=DPI)
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
@@ -70,7 +71,7 @@ def test_nothing_is_cut_off_and_the_ground_is_white(c, h, w):
 
 def test_every_image_pixel_is_a_whole_number_of_equal_picture_pixels():
     images = rng.integers(0, 256, (4, 1, 28, 28)) / 255.0
-    image = pixels(figures.samples(images))[figures.PAD : -figures.PAD, figures.PAD : -figures.PAD, 0]
+    image = pixels(figures.samples(images))[PAD:-PAD, PAD:-PAD, 0]
     scale = image.shape[0] // (2 * 28 + 2)
     assert image.shape == (58 * scale, 58 * scale)
     first = image[: 28 * scale, : 28 * scale].reshape(28, scale, 28, scale)
@@ -89,7 +90,7 @@ def test_colour_order_range_and_broken_pixels():
 
 def test_an_inputs_row_lies_above_its_outputs():
     image = pixels(figures.reconstructions(np.zeros((3, 1, 8, 8)), np.full((3, 1, 8, 8), 0.6)))
-    across = image.shape[1] - figures.PAD - 10
+    across = image.shape[1] - PAD - 10
     column = [int(v) for v in image[:, across, 0] if v != 255]
     assert column == sorted(column)
     assert set(column) == {0, 153}
@@ -109,7 +110,7 @@ def test_the_manifolds_second_axis_grows_upwards():
 
 def test_the_ends_of_an_interpolation_are_framed():
     image = pixels(figures.interpolation(np.zeros((1, 5, 1, 8, 8))))
-    frame = tuple(int(figures.VAL[i : i + 2], 16) for i in (1, 3, 5))
+    frame = tuple(int(VAL[i : i + 2], 16) for i in (1, 3, 5))
     columns = np.nonzero((image == frame).all(axis=-1).any(axis=0))[0]
     assert columns.min() < image.shape[1] * 0.2
     assert columns.max() > image.shape[1] * 0.8
@@ -125,7 +126,7 @@ def test_unlabelled_codes_are_grey_and_classes_have_their_colours():
     legend = axes.get_legend()
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["3", "none"]
-    assert len(set(figures.TEN)) == 10
+    assert len(set(TEN)) == 10
 
 
 def test_learning_curves_draw_what_was_logged_and_mark_the_selected_step():
@@ -307,9 +308,9 @@ def test_a_sample_stands_framed_before_its_neighbours_the_nearest_first():
     images = np.broadcast_to(greys[:, None, None, None], (3, 1, 8, 8))
     figure = figures.neighbours(images[None, 0], images[None, 1:], [[1.5, 2.5]])
     image = pixels(figure)
-    across = [int(v) for v in image[-figures.PAD - 10, :, 0]]
+    across = [int(v) for v in image[-PAD - 10, :, 0]]
     assert [v for i, v in enumerate(across) if v in (51, 102, 153) and v != across[i - 1]] == [51, 102, 153]
-    frame = tuple(int(figures.VAL[i : i + 2], 16) for i in (1, 3, 5))
+    frame = tuple(int(VAL[i : i + 2], 16) for i in (1, 3, 5))
     columns = np.nonzero((image == frame).all(axis=-1).any(axis=0))[0]
     assert columns.max() < across.index(102)
     assert "1.5" in [text.get_text() for text in figure.axes[0].texts]

@@ -1,0 +1,27 @@
+"""Pictures of a model: arrays in, a matplotlib ``Figure`` out. No pyplot, no global state, no random numbers.
+
+Images are ``[..., C, H, W]`` in [0, 1], C = 1 (grey) or 3 (RGB); values outside are clipped and pixels that
+are not finite are drawn magenta, so that they are seen. Every image pixel is a whole number of picture
+pixels.
+"""
+
+from vaelab.figures.codes import latents, rate_per_dimension
+from vaelab.figures.curves import learning_curves
+from vaelab.figures.images import interpolation, manifold, neighbours, reconstructions, samples, traversal
+from vaelab.figures.style import save
+from vaelab.figures.sweeps import against_setting, rate_distortion
+
+__all__ = [
+    "against_setting",
+    "interpolation",
+    "latents",
+    "learning_curves",
+    "manifold",
+    "neighbours",
+    "rate_distortion",
+    "rate_per_dimension",
+    "reconstructions",
+    "samples",
+    "save",
+    "traversal",
+]
