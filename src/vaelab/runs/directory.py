@@ -41,6 +41,11 @@ class RunDirectory:
         return self.path / "overrides.yaml"
 
     @property
+    def defaults_file(self) -> Path:
+        """The configuration of the command with nothing typed, to see what is unusual about this one; older runs have none."""
+        return self.path / "defaults.yaml"
+
+    @property
     def manifest_file(self) -> Path:
         return self.path / "manifest.json"
 

@@ -69,7 +69,7 @@ def curve(rows: Sequence[Row], selection: Selection) -> Curve:
     Raises:
         SettingError: no run has what it takes, or their numbers cannot be compared, or they differ in more than beta and seed.
     """
-    pairs = [(row, pair) for row in rows if (pair := _pair(row, selection)) is not None]
+    pairs = [(row, pair) for row in rows if _has_beta(row) and (pair := rate_and_distortion(row, selection))]
     if not pairs:
         rule = f"no run holds cards of rate and distortion and {BETA}"
         raise SettingError("--rate-distortion", " ".join(row.name for row in rows), rule)
@@ -119,13 +119,13 @@ def as_json(found: Curve) -> dict[str, Any]:
     return {**vars(found), "points": points, "left_out": list(found.left_out)}
 
 
-def _pair(row: Row, selection: Selection) -> tuple[Card, Card] | None:
-    """A run's rate and the distortion that was measured with it."""
+def rate_and_distortion(row: Row, selection: Selection) -> tuple[Card, Card] | None:
+    """A run's rate and the distortion that was measured with it; None if it holds no such two cards."""
     found = selection.of(row.cards)
     for rate in (card for card in found if card.metric == "rate"):
         for card in found:
             if card.metric == "distortion" and comparable(rate, card) == ["metric"]:
-                return (rate, card) if _has_beta(row) else None
+                return rate, card
     return None
 
 

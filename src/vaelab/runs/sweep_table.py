@@ -224,7 +224,7 @@ def render(sweep: Sweep, blocks: Sequence[Block]) -> RenderableType:
         parts.append(Text())
         if len(blocks) > 1:
             parts.append(Text(printable(distinction(own[i], names)), style="bold"))
-        parts += [Text(printable_lines(block.title)), Text(printable(_explained(block)))]
+        parts += [Text(printable_lines(block.title)), Text(printable(explained(block)))]
         lines = [*block.lines, *(Line(one, (None,) * len(block.columns)) for one in rest)]
         parts.append(_table(sweep, block.columns, lines if len(blocks) == 1 else block.lines))
     if rest and len(blocks) != 1:
@@ -346,7 +346,7 @@ def _top(sweep: Sweep) -> list[str]:
     return lines
 
 
-def _explained(block: Block) -> str:
+def explained(block: Block) -> str:
     """What the score is, and over how many seeds."""
     over = _over([number for line in block.lines for number in line.numbers if number is not None])
     if block.mode is None:
