@@ -255,6 +255,10 @@ class Multirun:
             score = self.results[0].job.config["score"]
             print("\n".join(screen.summary(self.results, score["name"], score["mode"])))
             print(f"{screen.counted(self.results)}  {_from_here(self.sweep.folder)}", flush=True)
+        if self.results and self.sweep is not None and self.results[0].job.config["report"]:
+            from vaelab.report import try_to_report  # after the table, which needs nothing of it
+
+            try_to_report(_from_here(self.sweep.folder))
         width = max(map(len, self.statuses), default=0)
         for name, status in self.statuses.items():
             print(f"{name:<{width}}  {'done' if status == DONE else f'exit status {status}'}")

@@ -47,6 +47,7 @@ def task(cfg: DictConfig, typed: Typed) -> float | None:
         parent=None if place is None else place.folder,
         directory=None if place is None else place.directory,
         sweep=None if place is None else place.sweep,
+        defaults=composed([]) if config["report"] else None,
     )
     data = config["data"]
     if data["name"] in OWN:

@@ -55,6 +55,7 @@ KNOWN = {
         "latent_dim",
         "name",
         "tags",
+        "report",
         "score",
         "checkpoints",
         "init_from",
@@ -85,6 +86,7 @@ ADDED: dict[str, Any] = {
     "init_from": None,
     "init_from_optimizer": False,
     "train_only": None,
+    "report": False,
     "sweep": {"name": None, "retry": 1, "slots": None, "threads": None},
 }
 LOGGERS = {"none": ("name",), "wandb": ("name", "project", "entity", "group")}  # those without a _target_
@@ -112,6 +114,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "trainer.deterministic": (None, True, False, "warn"),
     "trainer.enable_progress_bar": (True, False),
     "init_from_optimizer": (True, False),
+    "report": (True, False),
 }
 
 

@@ -36,6 +36,7 @@ from vaelab.experiments.train import (
     make_protocol,
     measure,
 )
+from vaelab.report import NAME, try_to_report
 from vaelab.runs import (
     Card,
     RunDirectory,
@@ -105,6 +106,8 @@ def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> lis
     Console().print(table(new))
     for path in (stored.run.evaluation_file, *files):
         print(path)
+    if (stored.run.path / NAME).is_file():  # it shows the new cards, too
+        try_to_report(stored.run.path)
     return new
 
 

@@ -20,6 +20,7 @@ class Request:
         fallback_reason: why, in a sentence.
         parent: folder of the run directory, where it is not ``<log_dir>/<name>``.
         note: a file that is to name the run directory, once it is there.
+        defaults: the configuration of the command with nothing typed, resolved; None = not known.
         directory: name of the run directory in it, where it is not made of the time.
         sweep: the sweep that the run is a job of, for its manifest: its ``name``, and ``swept``, this job's value of each key that is swept over; None = a
             run by itself.
@@ -35,3 +36,4 @@ class Request:
     directory: str | None = None
     sweep: dict[str, Any] | None = None
     note: Path | None = None
+    defaults: dict[str, Any] | None = None

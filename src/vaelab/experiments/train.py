@@ -29,6 +29,7 @@ from vaelab.experiments.recording import Ending, recorded
 from vaelab.experiments.request import Request
 from vaelab.experiments.screen import banner, descent, heading, model_table, quiet_lightning
 from vaelab.loading import give_weights, weights_bytes, weights_digest
+from vaelab.report import try_to_report
 from vaelab.runs import (
     Card,
     ConsoleLog,
@@ -197,6 +198,8 @@ def carry_out(
     with ExitStack() as stack:
         for name in (RUN_DIRECTORY, CHECKPOINT, PRUNING):
             stack.callback(os.environ.pop, name, None)
+        if config["report"]:
+            stack.callback(try_to_report, run.path)  # last, when the status and the log are whole
         console = stack.enter_context(ConsoleLog(run.console_file, secrets.redact))
         ending = stack.enter_context(recorded(run, secrets.redact))
         begin(secrets)
@@ -302,6 +305,8 @@ def _write_record(
     config, data = parts.config, parts.data
     write_yaml(run.config_file, secrets.redact(config))
     write_yaml(run.overrides_file, secrets.words(request.overrides))
+    if request.defaults is not None:
+        write_yaml(run.defaults_file, secrets.redact(request.defaults))
     manifest = start_manifest(
         run,
         argv=request.argv,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ class Chart:
         data, layout: Plotly's.
         part: of the page.
         id: in the page.
+        wide: the least width in CSS pixels of one that takes the whole breadth of the page, and is scrolled where that is narrower; else 0.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Chart:
     layout: Mapping[str, Any]
     part: str = ""
     id: str = ""
+    wide: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def bars(title: str, unit: str, x_title: str, series: Sequence[Series], caption:
 
 def histogram(title: str, unit: str, edges: Sequence[float], counts: Sequence[int], caption: str, part: str) -> Chart:  # fmt: skip
     """Counts between edges."""
-    middles = [(a + b) / 2 for a, b in zip(edges, edges[1:])]
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
     texts = [f"{a:.5g} to {b:.5g}: {n}" for a, b, n in zip(edges, edges[1:], counts)]
     data = [{
         "type": "bar", "x": values(middles), "y": list(counts), "text": texts, "hoverinfo": "text", "textposition": "none",
@@ -153,11 +156,11 @@ def rate_distortion(
     """Distortion against rate; ``frontier`` are the points that no other one is better than in both, by rising rate."""
     on = set(frontier)
     data: list[dict[str, Any]] = [{
-        "type": "scatter", "mode": "lines", "name": "frontier", "x": values([points.x[i] for i in frontier]),
+        "type": "scatter", "mode": "lines", "showlegend": False, "x": values([points.x[i] for i in frontier]),
         "y": values([points.y[i] for i in frontier]), "line": {"color": "@2", "width": 2, "dash": "dash"}, "hoverinfo": "skip",
     }]  # fmt: skip
     for name, colour, symbol, chosen in (
-        ("on the frontier", "@2", "diamond", [i for i in range(len(points.x)) if i in on]),
+        ("frontier", "@2", "diamond", [i for i in range(len(points.x)) if i in on]),
         ("others", "@1", "circle", [i for i in range(len(points.x)) if i not in on]),
     ):
         if chosen:
@@ -259,8 +262,9 @@ def parallel(
         "annotations": notes,
         "showlegend": True,
         "hovermode": "closest",
+        "margin": {"l": 16, "r": 16, "t": 12, "b": 16},
     }
-    return Chart(title, caption, data, layout, part)
+    return Chart(title, caption, data, layout, part, wide=max(480, 130 * len(axes)))
 
 
 def literal(text: str) -> str:
@@ -329,7 +333,7 @@ def evener_in_log(numbers: Sequence[float]) -> bool:
         return levels[1] >= 10 * levels[0]
 
     def widest(places: Sequence[float]) -> float:
-        return max(b - a for a, b in zip(places, places[1:])) / (places[-1] - places[0])
+        return max(b - a for a, b in itertools.pairwise(places)) / (places[-1] - places[0])
 
     return widest([math.log(v) for v in levels]) < widest(levels)
 

@@ -76,7 +76,8 @@ def as_json(value: Any) -> Markup:
 def plotly() -> str:
     """Plotly's script, gzipped, in base64: 2 MB in place of 5, which the page unpacks when it needs it."""
     found = importlib.util.find_spec("plotly")  # found and not imported: the Python side of it is not needed
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     script = Path(found.origin).parent / "package_data" / "plotly.min.js"
     return base64.b64encode(gzip.compress(script.read_bytes(), 9, mtime=0)).decode()
 

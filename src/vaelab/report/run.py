@@ -18,12 +18,12 @@ from vaelab.report.page import Content
 from vaelab.report.pictures import Picture
 from vaelab.report.tables import Table
 from vaelab.runs import RunDirectory, metrics, read_manifest, read_yaml
-from vaelab.runs.cards import DECIMALS, Card, plus_minus, shown, typed
+from vaelab.runs.cards import Card, decimals, plus_minus, shown, typed
 from vaelab.runs.files import read_regular
 from vaelab.runs.identity import canonical, counts
 from vaelab.runs.metrics import STEP
 from vaelab.runs.per_image import per_image
-from vaelab.runs.selection import heading, protocol_line
+from vaelab.runs.selection import apart, heading, protocol_line
 from vaelab.runs.status import Status, StatusRecord, read_status
 from vaelab.runs.table import DEAD, Row, flatten, read_row
 
@@ -32,7 +32,7 @@ PANELS = (
     ("ELBO", ("train/elbo", "val/elbo"), "nats per image"),
     ("Rate", ("train/rate", "val/rate"), "nats per image"),
     ("Distortion", ("train/distortion", "val/distortion"), "nats per image"),
-    ("Loss", ("train/loss",), "what is minimised"),
+    ("Loss", ("train/loss",), "loss"),
     ("Active units", ("val/active_units",), "latent dimensions"),
     ("Learning rate", ("optim/lr",), "learning rate"),
     ("Beta", ("optim/beta",), "weight of the rate"),
@@ -45,12 +45,28 @@ LABELS = {
     "grey-bce": "This is no log-likelihood: binary cross-entropy on grey pixels, which stands beside none.",
     "raw-density": "This is no log-likelihood: a density on data without dequantisation, which is unbounded.",
 }
+#: metrics that are compared by their whole protocol
+LIKELIHOODS = ("elbo", "nll", "rate", "distortion")
+#: of the protocol of other numbers, what those side by side share
+OF_THE_DATA = ("data", "binarize", "dequantize", "pixel_range", "num_levels", "noise_seed", "selected_by", "given", "precision")  # fmt: skip
 MOST_OTHERS = 24  # charts of metrics that no panel has
 MOST_SETTINGS = 2_000
 TAIL, TAIL_LINES = 64_000, 80  # bytes and lines of console.log
 BINS = 40
 SECTIONS = ("git", "code", "platform", "device", "threads", "variables", "data", "parent", "sweep", "tracker", "lock")  # fmt: skip
 MAIN = ("python", "vaelab", "torch", "lightning", "hydra-core", "numpy", "wandb")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number; ``own`` is what its protocol has beyond that of its neighbours."""
+
+    metric: str
+    value: str
+    errors: str
+    how: str
+    own: str
+    warned: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,8 @@ class Numbers:
         title: split, images and label.
         protocol: in one line.
         said: what the label means.
-        tiles: name, value, errors, how, warning, of each number.
+        tiles: the numbers, one by one.
+        warnings: of which numbers, and what.
         table: of all of them.
         curves: K-curves, a line each.
     """
@@ -69,7 +86,8 @@ class Numbers:
     title: str
     protocol: str
     said: str
-    tiles: tuple[tuple[str, str, str, str, str | None], ...]
+    tiles: tuple[Tile, ...]
+    warnings: tuple[tuple[str, str], ...]
     table: Table
     curves: tuple[str, ...]
 
@@ -119,7 +137,6 @@ def content(run: RunDirectory, where: str) -> Content:
         "facts": _facts(row, manifest, record),
         "error": row.error,
         "damage": damage,
-        "warnings": list(dict.fromkeys(card.warning for card in row.cards if card.warning)),
         "numbers": [_numbers(group) for group in _of_one_protocol(row.cards)],
         "constant": constant,
         "dimensions": dimensions,
@@ -186,44 +203,66 @@ def _span(seconds: float) -> str:
 
 
 def _of_one_protocol(cards: Sequence[Card]) -> list[list[Card]]:
-    """Cards that may stand side by side: no number of one protocol stands in the table of another."""
+    """Cards that may stand side by side: no likelihood stands in the table of another protocol. What an estimator says of one set of images beside likelihoods
+    (active units, probes, ...) has settings of its own and is no rival of each other.
+    """
     groups: dict[str, list[Card]] = {}
     for card in cards:
-        groups.setdefault(canonical([card.protocol, card.split, card.num_images]), []).append(card)
+        kept = card.protocol if card.metric in LIKELIHOODS else {k: card.protocol.get(k) for k in OF_THE_DATA}
+        kind = "" if card.metric in LIKELIHOODS else card.estimator
+        groups.setdefault(canonical([kind, kept, card.split, card.num_images]), []).append(card)
     return list(groups.values())
 
 
 def _numbers(cards: Sequence[Card]) -> Numbers:
     first = cards[0]
-    label = first.protocol.get("label")
-    fields = {f"protocol.{key}": value for key, value in sorted(first.protocol.items())}
-    title = heading({"split": first.split, "num_images": first.num_images}) + (f" · {label}" if label else "")
+    shared, own = apart([card.protocol for card in cards])
+    label = str(shared.get("label", ""))
+    title = " · ".join(
+        [
+            *([] if first.metric in LIKELIHOODS else [first.estimator]),
+            heading({"split": first.split, "num_images": first.num_images}),
+            *([label] if label else []),
+        ]
+    )
+    texts: dict[str, list[str]] = {}
     tiles = []
-    for card in cards:
+    for card, fields in zip(cards, own):
         errors = [
-            f"{plus_minus(error, _decimals(card))} {of}"
+            f"{plus_minus(error, decimals(card))} {of}"
             for error, of in ((card.se_images, "images"), (card.se_mc, "mc"))
             if error is not None
         ]
         units = "nats per image" if card.units == "nats" else card.units
         how = f"{card.estimator}, K = {card.num_samples}" if card.num_samples > 1 else card.estimator
+        floor = "" if card.floor is None else f" · floor {shown(card, card.floor)}"
         tiles.append(
-            (card.metric, shown(card, card.value), ", ".join(errors), f"{units} · {how}", card.warning)
+            Tile(
+                card.metric,
+                shown(card, card.value),
+                ", ".join(errors),
+                f"{units} · {how}{floor}",
+                protocol_line({f"protocol.{key}": value for key, value in fields.items()}),
+                bool(card.warning),
+            )
         )
+        if card.warning:
+            texts.setdefault(card.warning, []).append(card.metric)
     curves = [
         f"{card.metric} ({card.estimator}) by K: "
         + ", ".join(f"{k}: {value:.2f}" for k, value in sorted(card.curve.items(), key=lambda one: int(one[0])))
         for card in cards
         if card.curve
     ]  # fmt: skip
-    said = LABELS.get(str(label), "") if first.protocol.get("label") else ""
     return Numbers(
-        title, protocol_line(fields), said, tuple(tiles), tables.of_cards(title, cards), tuple(curves)
+        title,
+        protocol_line({f"protocol.{key}": value for key, value in sorted(shared.items())}),
+        LABELS.get(label, ""),
+        tuple(tiles),
+        tuple((", ".join(dict.fromkeys(whose)), text) for text, whose in texts.items()),
+        tables.of_cards(title, cards),
+        tuple(curves),
     )
-
-
-def _decimals(card: Card) -> int:
-    return DECIMALS.get(card.units, 3)
 
 
 def _curves(rows: Sequence[Mapping[str, float]], selected: float | None) -> tuple[list[str], list[Chart]]:

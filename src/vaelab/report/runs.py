@@ -18,8 +18,8 @@ from vaelab.report.tables import Cell, Column, Table
 from vaelab.runs import Card, comparable, find_runs, read_json, sweep_table
 from vaelab.runs.cards import printable, typed
 from vaelab.runs.rate_distortion import rate_and_distortion
-from vaelab.runs.selection import Selection, apart, distinction, heading
-from vaelab.runs.sweep import SEED, Configuration, Job, Sweep, is_number, is_sweep, read
+from vaelab.runs.selection import Selection, apart, distinction
+from vaelab.runs.sweep import Configuration, Job, Sweep, is_number, is_sweep, read
 from vaelab.runs.sweep_table import Block, Mean, mean
 from vaelab.runs.table import Row, column_of, comparability, differences, rank, read_row, test_numbers
 from vaelab.runs.table import heading as ranking_heading
@@ -295,7 +295,7 @@ def _against(found: Sweep, block: Block, part: str) -> list[Chart]:
         bars = " Bars: standard error over seeds." if any(e == e for e in picture.errors) else ""
         drawn.append(charts.against(
             f"{picture.number} against {picture.key}", picture.key, picture.number + units, series, picture.legend,
-            f"{picture.title[0].upper()}{picture.title[1:]}.{bars}{said} The numbers are in the table of configurations.", part,
+            f"{picture.title}.{bars}{said} The numbers are in the table of configurations.", part,
         ))  # fmt: skip
     return drawn
 
@@ -363,8 +363,8 @@ def _rate_distortion(found: Sweep) -> list[Chart]:
             texts,
         )
         label = first.protocol.get("label")
-        listed = "; ".join(texts[i] for i in best[:8]) + (
-            f"; and {len(best) - 8} more" if len(best) > 8 else ""
+        listed = "; ".join(texts[i] for i in best[:4]) + (
+            f"; and {len(best) - 4} more" if len(best) > 4 else ""
         )
         caption = (
             f"Means over the seeds of {len(known)} configurations, on {first.num_images} images of {first.split}, labelled {label}. "

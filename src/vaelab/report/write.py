@@ -47,9 +47,9 @@ def report(directory: Path | str, output: Path | str | None = None) -> Path:
 
 
 def try_to_report(directory: Path) -> None:
-    """The page of what has just ended. One that cannot be made costs nobody the run: why is said in a line."""
+    """The page of what has just ended, and a line that says where it is. One that cannot be made costs nobody the run: why is said in a line."""
     try:
-        report(directory)
+        print(f"report  {report(directory)}", flush=True)
     except Exception as error:  # whatever it is, the run is there and on record
         text = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"no {NAME}: {text[:300]}; vae-report {directory} tries again", flush=True)

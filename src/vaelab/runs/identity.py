@@ -24,6 +24,7 @@ IGNORED = {
     "logger": "where numbers are shown; metrics.csv has them in any case",
     "checkpoints": "what is kept and how often it is saved, not what is trained or selected",
     "hydra": "how the configuration was composed",
+    "report": "whether a page is made of what there is",
     "sweep": "which other runs there are, and how many at a time",
     "trainer.enable_progress_bar": "what the screen shows",
     # A batch is that of the whole step, and noise a function of (seed, step) for the whole batch, whatever the devices: another device, or two, do the same

@@ -67,7 +67,7 @@
 
   async function drawAll() {
     const charts = JSON.parse(document.getElementById("charts-data").textContent);
-    if (!charts.length) return;
+    if (!charts.length) return document.documentElement.setAttribute("data-charts", "none");
     try {
       const script = document.createElement("script");
       script.textContent = await unpacked(document.getElementById("plotly").textContent);
