@@ -33,6 +33,7 @@ ROOMS = {
 OTHERS = {
     "data": ("vaelab.data.ImageDataModule",),
     "estimator": (
+        "vaelab.evidence.AccuracyEstimator",
         "vaelab.evidence.AnnealedEstimator",
         "vaelab.evidence.BidirectionalEstimator",
         "vaelab.evidence.BoundEstimator",
@@ -242,8 +243,9 @@ def build_objective(config: Mapping[str, Any], model: Any, steps_per_epoch: int)
 def build_data(config: Mapping[str, Any]) -> Any:
     """The data module, not yet set up."""
     node = {key: value for key, value in config["data"].items() if key != "fallback"}
+    label_seed = node.get("label_seed")
     return build(
         node, "data",
         data_dir=config["paths"]["data_dir"], noise=Noise(config["seed"]), pixel_noise=Noise(node.get("noise_seed", 0)),
-        support=likelihood_support(config), images=None,
+        label_noise=Noise(config["seed"] if label_seed is None else label_seed), support=likelihood_support(config), images=None,
     )  # fmt: skip

@@ -35,6 +35,8 @@ class Stream(IntEnum):
     annealing = 6
     simulation = 7
     pixels = 8  # of images drawn from p(x|z)
+    labels = 9  # which training images are labelled
+    labelled = 10  # the order in which these are seen
 
 
 class Split(IntEnum):
@@ -165,12 +167,12 @@ class Noise:
         """:meth:`image_uniform` for ``purpose`` = ``binarize`` or ``dequantize``, ``split`` = ``train`` or ``test``."""
         return self.image_uniform(Stream[purpose], Split[split], index, shape)
 
-    def order(self, epoch: int, num_images: int) -> Tensor:
-        """The order in which an epoch visits the images: a permutation of ``0 .. num_images - 1``, int64.
+    def order(self, epoch: int, num_images: int, purpose: str = "order") -> Tensor:
+        """The order in which an epoch visits the images: a permutation of ``0 .. num_images - 1``, int64; another one for each ``purpose``, the name of a :class:`Stream`.
 
         Sorted random words, not a shuffle: the words of Philox are fixed for good, the algorithm behind a library's shuffle is not.
         """
-        words = self._philox(Stream.order, [0, epoch, 0, _EPOCH]).random_raw(num_images)
+        words = self._philox(Stream[purpose], [0, epoch, 0, _EPOCH]).random_raw(num_images)
         return torch.from_numpy(np.argsort(words, kind="stable"))
 
     @contextmanager

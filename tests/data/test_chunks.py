@@ -39,7 +39,7 @@ def test_chunks_cover_every_step_once_and_end_where_something_is_due(
 
 def test_a_short_last_batch_is_used() -> None:
     plan = ChunkPlan(num_images=10, batch_size=4, num_steps=3, chunk_steps=2)
-    loader = ChunkLoader(plan, Noise(0).order, lambda: 0)
+    loader = ChunkLoader(plan, lambda epoch: Noise(0).order(epoch, plan.num_images), lambda: 0)
     seen = [index.tolist() for chunk in loader for index in chunk.indices]
     assert [len(index) for index in seen] == [4, 4, 2]
     assert sorted(functools.reduce(operator.iadd, seen, [])) == list(range(10))
@@ -52,7 +52,7 @@ def test_the_steps_do_not_depend_on_where_one_begins(start: int) -> None:
     def steps(first: int) -> dict[int, list[int]]:
         out, now = {}, first
         while now < plan.num_steps:
-            for chunk in ChunkLoader(plan, Noise(1).order, lambda: now):  # noqa: B023
+            for chunk in ChunkLoader(plan, lambda epoch: Noise(1).order(epoch, plan.num_images), lambda: now):  # noqa: B023
                 out |= {chunk.first_step + i: index.tolist() for i, index in enumerate(chunk.indices)}
             now = max(out) + 1
         return out

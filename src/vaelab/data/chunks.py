@@ -31,8 +31,8 @@ class ChunkPlan:
     """Where chunks end.
 
     Attributes:
-        num_images: N of the training set.
-        batch_size: images an optimizer step, over all ranks and accumulated parts; the last step of an epoch takes what is left.
+        num_images: N that an epoch visits.
+        batch_size: of these an optimizer step, over all ranks and accumulated parts; the last step of an epoch takes what is left.
         num_steps: optimizer steps of the whole run.
         chunk_steps: most steps a chunk.
         every: a chunk ends at each multiple of each of these (logging, checkpoints, validation).
@@ -86,25 +86,28 @@ class ChunkLoader:
 
     Args:
         plan: where chunks end.
-        order: epoch, N -> permutation of the training images.
+        order: epoch -> positions of the training images that it visits, in its order.
         global_step: asked at the start of each iteration.
         validate_first: asked then, too: whether the validation that is due at this step is still to come. Then a chunk without steps comes first, at whose end it is.
         device: where the indices go.
+        beside: step -> positions of further images that it sees.
     """
 
     def __init__(
         self,
         plan: ChunkPlan,
-        order: Callable[[int, int], Tensor],
+        order: Callable[[int], Tensor],
         global_step: Callable[[], int],
         validate_first: Callable[[], bool] = lambda: False,
         device: torch.device | str = "cpu",
+        beside: Callable[[int], Tensor] | None = None,
     ) -> None:
         self.plan = plan
         self.order = order
         self.global_step = global_step
         self.validate_first = validate_first
         self.device = device
+        self.beside = beside
 
     def __iter__(self) -> Iterator[Chunk]:
         plan, step, validate_first = self.plan, self.global_step(), self.validate_first()
@@ -113,9 +116,13 @@ class ChunkLoader:
             yield Chunk(step, ())
             if plan.epoch(step) != epoch:  # that was its end
                 return
-        order = self.order(epoch, plan.num_images).to(self.device)
+        order = self.order(epoch).to(self.device)
         for first, end in plan.chunks(step):
-            yield Chunk(first, tuple(order[plan.rows(step)] for step in range(first, end)))
+            yield Chunk(first, tuple(self._images(order, step) for step in range(first, end)))
+
+    def _images(self, order: Tensor, step: int) -> Tensor:
+        visited = order[self.plan.rows(step)]
+        return visited if self.beside is None else torch.cat([visited, self.beside(step).to(self.device)])
 
 
 class IndexLoader:

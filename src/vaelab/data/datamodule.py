@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vaelab.batch import Batch
-from vaelab.data import datasets, own
+from vaelab.data import datasets, label_settings, labels, own
 from vaelab.data.chunks import ChunkLoader, ChunkPlan, IndexLoader
 from vaelab.data.datasets import ImageData, Split
 from vaelab.data.protocol import protocol
@@ -46,7 +46,7 @@ class Tested:
 class NoiseSource(TypingProtocol):
     """What the data need of random numbers; see :class:`vaelab.noise.Noise`."""
 
-    def order(self, epoch: int, num_images: int) -> Tensor: ...
+    def order(self, epoch: int, num_images: int, purpose: str = ...) -> Tensor: ...
 
     def step_pixels(
         self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str
@@ -70,6 +70,11 @@ class ImageDataModule(L.LightningDataModule):
         train_size: only the first so many training images, or None.
         eval_batch_size: images a batch in validation and test; the numbers do not depend on it.
         binarize, dequantize, pixel_range, noise_seed: see :class:`vaelab.data.protocol.Protocol`.
+        num_labels: training images whose labels are known, equally many of each class; the others count as unlabelled (-1). None = all that there are.
+        label_seed: of that choice; None = that of the run.
+        labelled_per_batch: rows of a minibatch that labelled images get, which are gone through again and again, while an epoch visits the others once. None =
+            an epoch visits all alike; ``batch_size`` = there are no others.
+        label_noise: what the choice is made of.
         path, size, channels: of a person's own data, see :mod:`vaelab.data.arrays` and :mod:`vaelab.data.folder`.
         images: the data themselves, instead of ``name`` and ``data_dir``.
 
@@ -93,6 +98,10 @@ class ImageDataModule(L.LightningDataModule):
         dequantize: str | bool = "auto",
         pixel_range: Sequence[float] = (0.0, 1.0),
         noise_seed: int = 0,
+        num_labels: int | None = None,
+        label_seed: int | None = None,
+        labelled_per_batch: int | None = None,
+        label_noise: NoiseSource | None = None,
         path: str | Path | None = None,
         size: int | None = None,
         channels: int | None = None,
@@ -109,6 +118,9 @@ class ImageDataModule(L.LightningDataModule):
         self.noise, self.pixel_noise = noise, pixel_noise
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.train_size = val_size, train_size
+        label_settings.check(num_labels, label_seed, labelled_per_batch, batch_size)
+        self.num_labels, self.label_seed, self.labelled_per_batch = num_labels, label_seed, labelled_per_batch
+        self.label_noise = noise if label_noise is None else label_noise
         self.images = images
         self.plan: ChunkPlan | None = None  #: where chunks end; set before training
         self.validate_first = False  #: the run goes on where a validation is due
@@ -124,6 +136,7 @@ class ImageDataModule(L.LightningDataModule):
         self._storage = torch.device("cpu")
         self._splits: dict[str, Split] = {}
         self._pixels: dict[str, Tensor] = {}
+        self._known = torch.zeros(0, dtype=torch.int64)
 
     # -- what Lightning calls ------------------------------------------------------------------------------------------
 
@@ -154,17 +167,52 @@ class ImageDataModule(L.LightningDataModule):
         if self.protocol.binarize == "fixed":
             levels = self._once("train", torch.arange(len(train.x)), train.x)
             self._splits["train"] = Split(levels.to(torch.uint8), train.y)
+        self._known = self._known_labels()
+        self.rows = labels.rows(
+            self._known, self.batch_size, self.labelled_per_batch, self.noise.order
+        )  #: of a minibatch
+
+    def _known_labels(self) -> Tensor:
+        """Labels of the training images as a run is told them ``[N]``; -1 = not."""
+        y = self._splits["train"].y
+        if self.num_labels is None:
+            return y
+        if self.num_classes == 0:
+            raise SettingError(
+                "data.num_labels", self.num_labels, "needs data with a label for every image; these have none"
+            )
+        chosen = labels.draw(y, self.num_labels, self.label_noise.order(0, len(y), "labels"))
+        return torch.full_like(y, -1).index_copy_(0, chosen, y[chosen])
+
+    def label_record(self) -> dict[str, Any] | None:
+        """Which labels a run is told, for its manifest; None where there was no choice."""
+        if self.num_labels is None:
+            return None
+        chosen = (self._known >= 0).nonzero().squeeze(-1).cpu()
+        digest = hashlib.sha256(chosen.numpy().astype("<i8").tobytes()).hexdigest()
+        return {"num_labels": self.num_labels, "label_seed": self.label_seed, "images": digest}
 
     def train_dataloader(self) -> ChunkLoader:
         if self.plan is None:
             raise ValueError("the chunk plan is missing: set datamodule.plan")
         return ChunkLoader(
             self.plan,
-            self.noise.order,
+            self.rows.epoch,
             lambda: self._running.global_step,
             lambda: self.validate_first,
             self.device,
+            self._beside if len(self.rows.repeated) else None,
         )
+
+    def _beside(self, step: int) -> Tensor:
+        assert self.plan is not None
+        return self.rows.beside(step, self.plan.batch_size // self.rows.visited_per_batch)
+
+    def step_index(self, step: int) -> Tensor:
+        """The training images of optimizer step ``step``, over all ranks."""
+        assert self.plan is not None
+        visited = self.rows.epoch(self.plan.epoch(step))[self.plan.rows(step)]
+        return torch.cat([visited, self._beside(step)])
 
     def val_dataloader(self) -> IndexLoader:
         return self._evaluation_loader(Tested("val"))
@@ -185,6 +233,7 @@ class ImageDataModule(L.LightningDataModule):
             return
         for name, split in self._splits.items():
             self._splits[name] = Split(split.x.to(device), split.y.to(device))
+        self._known = self._known.to(device)
         self._pixels = {name: pixels.to(device) for name, pixels in self._pixels.items()}
         self._storage = device
 
@@ -196,7 +245,8 @@ class ImageDataModule(L.LightningDataModule):
 
         Of a split of more than :data:`DIGESTED` bytes every n-th image counts; that every byte is the same, the digests of the source say.
         """
-        return {name: _digest(split) for name, split in self._splits.items()}
+        told = {**self._splits, "train": Split(self._splits["train"].x, self._known)}
+        return {name: _digest(split) for name, split in told.items()}
 
     @property
     def identity(self) -> str:
@@ -241,7 +291,7 @@ class ImageDataModule(L.LightningDataModule):
                 stored, uniform("binarize") if self.protocol.samples_pixels else None
             )
         x = self.protocol.scale(levels, uniform("dequantize") if self.protocol.dequantize else None)
-        return Batch(x=x.to(self.dtype), y=split.y.index_select(0, here).to(self.device), index=mine)
+        return Batch(x=x.to(self.dtype), y=self._known.index_select(0, here).to(self.device), index=mine)
 
     def evaluation_batch(self, split: SplitName, index: Tensor) -> Batch:
         """The images of a split at ``index [B]`` as every validation and test sees them: a function of the protocol alone."""

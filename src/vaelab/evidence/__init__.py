@@ -1,5 +1,6 @@
 """Evidence: what is reported. Estimators of log p(x), each with its errors; everything in nats per image."""
 
+from vaelab.evidence.accuracy import AccuracyEstimator, accuracy
 from vaelab.evidence.ais import AnnealedEstimate, AnnealedEstimator, Annealing, ais, check_dimensions
 from vaelab.evidence.bdmc import BidirectionalEstimate, BidirectionalEstimator, bdmc
 from vaelab.evidence.bound import BoundEstimator, BoundValues, bound, bound_of
@@ -21,6 +22,7 @@ __all__ = [
     "GREY_BCE",
     "NLL",
     "RAW_DENSITY",
+    "AccuracyEstimator",
     "AnnealedEstimate",
     "AnnealedEstimator",
     "Annealing",
@@ -36,6 +38,7 @@ __all__ = [
     "Number",
     "RowLimit",
     "SampleQuality",
+    "accuracy",
     "ais",
     "bdmc",
     "bound",

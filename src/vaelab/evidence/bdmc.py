@@ -143,7 +143,7 @@ class BidirectionalEstimator(Estimator):
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         def measure(images: slice) -> dict[str, Tensor]:
-            y = batch.y[images] if model.num_classes else None
+            y = batch.y[images] if model.num_classes and not model.infers_labels else None
             found = bdmc(model, draws[images], self.annealing, y, self.progress)
             return {
                 "log_px_lower": found.lower,

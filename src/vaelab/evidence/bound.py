@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vaelab.batch import Batch
 from vaelab.errors import integer
+from vaelab.evidence.accuracy import accuracy, accuracy_numbers
 from vaelab.evidence.draws import Draws
 from vaelab.evidence.estimates import estimate, exact
 from vaelab.evidence.estimator import Estimator, Number
@@ -36,7 +37,7 @@ class BoundValues:
 
 
 class BoundEstimator(Estimator):
-    """The ELBO with its two parts, averaged over several samples an image; the rate in closed form where there is one.
+    """The ELBO with its two parts, averaged over several samples an image; the rate in closed form where there is one. Of a model with q(y|x) its accuracy, too.
 
     Args:
         repetitions: samples an image.
@@ -56,7 +57,8 @@ class BoundEstimator(Estimator):
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         eps = draws.normal("posterior", (self.repetitions, model.noise_dim)).transpose(0, 1)
         log_px, rates = streamed(model, batch, eps, self.limit, _parts)
-        return {name: column for name, column in vars(bound(log_px, rates)).items() if column is not None}
+        columns = {name: column for name, column in vars(bound(log_px, rates)).items() if column is not None}
+        return {**columns, **accuracy(model, batch)}
 
     def numbers(self, columns: Mapping[str, Tensor]) -> list[Number]:
         out = []
@@ -65,7 +67,7 @@ class BoundEstimator(Estimator):
             if variance is not None and not variance.any():
                 variance = None  # nothing was drawn for it: a rate in closed form
             out.append(Number(metric, estimate(columns[metric], variance), self.name, 1))
-        return out
+        return [*out, *accuracy_numbers(columns)]
 
 
 def bound_of(terms: Terms, closed_form: bool) -> BoundValues:

@@ -96,6 +96,9 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     protocol = data.protocol
     shape = DataShape(data.image_shape, protocol.num_levels, protocol.pixel_range, data.num_classes)
     model = build_model(config, shape)
+    if data.num_labels is not None and not model.infers_labels:
+        rule = "this model does not infer labels; use model=semi_supervised"
+        raise SettingError("data.num_labels", data.num_labels, rule)
     data.move_to(data.device, next(model.parameters()).dtype)
     inherited = None if parent is None else take_weights(model, config, parent)
     if inherited is None or "prior" in inherited["new"]:
@@ -104,6 +107,10 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
         _initialise_decoder(model, config, data)
     if config["score"]["name"] == "val/active_units":
         _check_means(model, data)
+    if config["score"]["name"] == "val/accuracy" and not model.infers_labels:
+        raise SettingError(
+            "score.name", "val/accuracy", "needs a model with q(y|x); use model=semi_supervised"
+        )
     train_only(model, config.get("train_only"), new=() if inherited is None else inherited["new"])
     moments: dict[int, dict[str, Any]] = {}
     if config.get("init_from_optimizer") and inherited is not None and parent is not None:
@@ -280,8 +287,8 @@ def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int, sca
         config["checkpoints"]["every_n_steps"],
     ]
     plan = ChunkPlan(
-        num_images=data.size("train"),
-        batch_size=data.batch_size * accumulate,
+        num_images=len(data.rows.visited),
+        batch_size=data.rows.visited_per_batch * accumulate,
         num_steps=sys.maxsize if trainer["max_steps"] in (None, -1) else trainer["max_steps"],
         chunk_steps=config["engine"]["chunk_steps"],
         every=tuple(interval for interval in due if interval is not None),

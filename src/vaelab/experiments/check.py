@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vaelab.data import label_settings
 from vaelab.data.sources import SOURCES
 from vaelab.errors import MISSING, SettingError, choice, integer, nearest, number
 from vaelab.experiments.ranks import RUN_DIRECTORY
@@ -26,7 +27,7 @@ REPLACED = {
 CHECKPOINTS = ("selected", "best", "last")
 MEASURED_SPLITS = ("test", "val")
 #: what validation measures, and so what a checkpoint can be selected by
-VALIDATION = ("val/elbo", "val/rate", "val/distortion", "val/active_units")
+VALIDATION = ("val/elbo", "val/rate", "val/distortion", "val/active_units", "val/accuracy")
 
 BUILT = (
     "data",
@@ -208,6 +209,7 @@ def _check_settings(config: Mapping[str, Any]) -> None:
         number("optimizer.clip_norm", clip_norm, "must be null or a number > 0", lambda n: n > 0)
     for group in BUILT:
         _at(config, group)
+    _check_labels(config["data"])
     for setting in KNOWN["paths"]:
         if not isinstance(_at(config, f"paths.{setting}"), str):
             raise SettingError(
@@ -215,6 +217,12 @@ def _check_settings(config: Mapping[str, Any]) -> None:
             )
     _check_trainer(_at(config, "trainer"))
     _check_callbacks(_at(config, "callbacks"))
+
+
+def _check_labels(data: Mapping[str, Any]) -> None:
+    """The first versions had not got these settings."""
+    known, seed, rows = (data.get(key) for key in ("num_labels", "label_seed", "labelled_per_batch"))
+    label_settings.check(known, seed, rows, _at({"data": data}, "data.batch_size"))
 
 
 def _check_name(setting: str, name: object) -> None:

@@ -341,6 +341,7 @@ def data_record(
         "image_shape": list(data.image_shape),
         "num_levels": data.images.num_levels,
         "num_classes": data.num_classes,
+        "labels": data.label_record(),
         "num_train": data.size("train"),
         "num_val": data.size("val"),
         "num_test": data.size("test"),

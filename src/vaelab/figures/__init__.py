@@ -5,6 +5,7 @@ are not finite are drawn magenta, so that they are seen. Every image pixel is a 
 pixels.
 """
 
+from vaelab.figures.analogies import analogies
 from vaelab.figures.codes import latents, rate_per_dimension
 from vaelab.figures.curves import learning_curves
 from vaelab.figures.images import interpolation, manifold, neighbours, reconstructions, samples, traversal
@@ -13,6 +14,7 @@ from vaelab.figures.sweeps import against_setting, rate_distortion
 
 __all__ = [
     "against_setting",
+    "analogies",
     "interpolation",
     "latents",
     "learning_curves",

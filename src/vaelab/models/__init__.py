@@ -2,6 +2,7 @@
 
 from vaelab.models.hierarchical import HierarchicalVAE, LadderVAE
 from vaelab.models.model import Inference, Model, Simulated
+from vaelab.models.semi_supervised import SemiSupervisedVAE, StackedSemiSupervisedVAE
 from vaelab.models.terms import LayerTerms, Terms, closed_form_kl
 from vaelab.models.top_down import TopDownVAE
 from vaelab.models.traits import Traits
@@ -14,7 +15,9 @@ __all__ = [
     "LadderVAE",
     "LayerTerms",
     "Model",
+    "SemiSupervisedVAE",
     "Simulated",
+    "StackedSemiSupervisedVAE",
     "Terms",
     "TopDownVAE",
     "Traits",

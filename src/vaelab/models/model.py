@@ -63,7 +63,9 @@ class Model(nn.Module, ABC):
         takes: the configuration groups that the model is made of.
         noise_dim: standard normal numbers that a sample of q takes.
         prior_noise_dim: standard normal numbers that a sample of p(z) takes.
-        num_classes: labels that the model is conditional on; 0 = none.
+        num_classes: labels that decoding and sampling take; 0 = none.
+        infers_labels: they are a variable of the model, with a q(y|x) and a p(y), and training images may be without; otherwise a model that takes labels is conditional on them.
+        begins_with: names of other models whose runs it may start from, since their parts mean the same here.
         likelihood: parameters -> p(x|z), of which it draws images.
     """
 
@@ -71,6 +73,8 @@ class Model(nn.Module, ABC):
     noise_dim: int
     prior_noise_dim: int
     num_classes: int = 0
+    infers_labels: ClassVar[bool] = False
+    begins_with: ClassVar[frozenset[str]] = frozenset()
     likelihood: Any
 
     @classmethod

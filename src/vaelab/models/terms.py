@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -112,14 +113,20 @@ class Terms:
     Attributes:
         log_px: log p(x|z) ``[K, B]``.
         layers: one :class:`Layer` a stochastic layer, the one next to the image first.
+        log_w_summed: gives :attr:`log_w` where a discrete variable is summed over: of the sum, which the layers' averages do not tell.
+        log_q_label: log q(y|x) of the label y that an image is given ``[K, B]``, 0 where it is given none; None for a model that does not classify.
     """
 
     log_px: Tensor
     layers: tuple[Layer, ...]
+    log_w_summed: Callable[[], Tensor] | None = None
+    log_q_label: Tensor | None = None
 
     @cached_property
     def log_w(self) -> Tensor:
         """log p(x, z) - log q(z|x), the importance weights' logarithms ``[K, B]``."""
+        if self.log_w_summed is not None:
+            return self.log_w_summed()
         return self.log_px - sum_layers(self.log_ratios)
 
     @property

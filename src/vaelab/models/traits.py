@@ -15,6 +15,8 @@ class Traits:
     parameters_apart: no parameter belongs both to q and to p.
     standard_prior: p(z) = N(0, I).
     layers: number of stochastic layers.
+    summed: a discrete variable is summed over, not sampled, and log w is a sum over its values.
+    classifies: there is a q(y|x), whose log q(y|x) of a given label is among the terms.
     """
 
     closed_form_kl: bool = True
@@ -24,6 +26,8 @@ class Traits:
     parameters_apart: bool = True
     standard_prior: bool = True
     layers: int = 1
+    summed: bool = False
+    classifies: bool = False
 
 
 #: those of one layer of diagonal Gaussians with the prior N(0, I)

@@ -10,6 +10,7 @@ from vaelab.objectives.schedules import (
     CyclicalSchedule,
     LinearSchedule,
 )
+from vaelab.objectives.semi_supervised import Classification, SemiSupervised
 
 __all__ = [
     "CIWAE",
@@ -22,6 +23,7 @@ __all__ = [
     "STL",
     "BetaTC",
     "CapacitySchedule",
+    "Classification",
     "ConstantSchedule",
     "CyclicalSchedule",
     "DReG",
@@ -29,4 +31,5 @@ __all__ = [
     "LinearSchedule",
     "Objective",
     "ObjectiveValue",
+    "SemiSupervised",
 ]

@@ -26,6 +26,7 @@ class ELBO(Objective):
     """
 
     takes_capacity = True
+    takes_sums = True
 
     def __init__(
         self,

@@ -43,10 +43,11 @@ class Objective(ABC):
         traits: what is known of the model.
 
     Raises:
-        SettingError: a negative beta, fewer samples than one, a schedule that the objective does not take.
+        SettingError: a negative beta, fewer samples than one, a schedule that the objective does not take, a model that it means nothing for.
     """
 
     takes_capacity = False
+    takes_sums = False  # over a discrete variable: each layer's terms, averaged
 
     def __init__(
         self, beta: float, num_samples: int, schedule: Callable[[int], float] | None, traits: Traits
@@ -55,6 +56,9 @@ class Objective(ABC):
         self.num_samples = integer("objective.num_samples", num_samples, 1)
         self.schedule = schedule if schedule is not None else ConstantSchedule()
         self.traits = traits
+        if traits.summed and not self.takes_sums:
+            rule = "means nothing for a model that sums over classes; use elbo, semi_supervised or classification"
+            raise SettingError("objective", type(self).__name__, rule)
         if isinstance(schedule, CapacitySchedule) and not self.takes_capacity:
             raise SettingError(
                 "schedule", "capacity", "only objective=elbo takes it; use constant, linear or cyclical"

@@ -21,7 +21,7 @@ from vaelab.runs.table import Row
 BETTER = {
     **{"elbo": "max", "nll": "min", "distortion": "min"},
     **{"lenet_fid": "min", "lenet_kid": "min", "precision": "max", "recall": "max"},
-    **{"probe_linear": "max", "probe_nearest": "max"},
+    **{"accuracy": "max", "probe_linear": "max", "probe_nearest": "max"},
 }
 
 

@@ -27,9 +27,9 @@ from vaelab.runs.manifest import read_manifest
 from vaelab.runs.status import Status, StatusRecord, is_live, read_status, seconds_since
 
 #: test numbers in the table. --json has those that share their protocol; --metric NAME has every other
-SHOWN = ("elbo", "nll")
+SHOWN = ("elbo", "nll", "accuracy")
 #: estimators that a column does not name
-USUAL = ("elbo", "importance")
+USUAL = ("elbo", "importance", "classifier")
 REPEATS = ("seed", "run")  # say that it is another run, not that it is of another kind
 #: says that it is running, and is not
 DEAD = "dead"

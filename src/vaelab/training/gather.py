@@ -25,6 +25,11 @@ ALONG_SAMPLES = {
 }
 
 
+def _log_q_label(terms: Terms) -> Tensor:
+    assert terms.log_q_label is not None
+    return terms.log_q_label
+
+
 class Leaf:
     """One term of all samples, without history: a leaf that the surrogate is differentiated by.
 
@@ -58,7 +63,9 @@ class Gathered:
         self.leaves: list[Leaf] = []
         log_px = self.leaf(lambda terms: terms.log_px, along_samples=True)
         layers = tuple(_GatheredLayer(self, number) for number in range(len(parts[0].layers)))
-        self.terms = Terms(log_px=log_px, layers=layers)
+        classifies = parts[0].log_q_label is not None
+        label = self.leaf(_log_q_label, along_samples=True) if classifies else None
+        self.terms = Terms(log_px=log_px, layers=layers, log_q_label=label)
 
     def leaf(self, read: Callable[[Terms], Tensor], along_samples: bool) -> Tensor:
         self.leaves.append(Leaf(read, self.parts, along_samples))

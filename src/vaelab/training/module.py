@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vaelab.data.chunks import Chunk, ChunkPlan
 from vaelab.data.datamodule import ImageDataModule, SplitName
-from vaelab.evidence import BoundEstimator, Estimator, bound_of, exact
+from vaelab.evidence import BoundEstimator, Estimator, accuracy, bound_of, exact
 from vaelab.latents import active_units, activity
 from vaelab.models import Terms
 from vaelab.noise import ImageDraws, Noise, Split
@@ -230,8 +230,7 @@ class VAEModule(L.LightningModule):
         if self.fault_file is not None:
             kept = f"; the batch of step {first + 1}, the first of them, is in {self.fault_file}"
             if self.trainer.is_global_zero:
-                order = self.noise.order(self.plan.epoch(first), self.plan.num_images)
-                batch = self.data.train_batch(order[self.plan.rows(first)].to(self.device), first)
+                batch = self.data.train_batch(self.data.step_index(first).to(self.device), first)
                 columns = {name: value.cpu().numpy() for name, value in vars(batch).items()}
                 write_atomically(self.fault_file, archive({**columns, "step": np.array(first + 1)}))
         rule = "loss or gradient were not finite, or the gradient longer than optimizer.skip_norm"
@@ -271,7 +270,7 @@ class VAEModule(L.LightningModule):
         self._validating, self.data.validate_first = True, False
         if self.trainer.state.fn == "fit":
             self.trainer.fit_loop.epoch_loop.max_steps = self.plan.num_steps
-        self._val_sums = torch.zeros(4, dtype=torch.float64)
+        self._val_sums = torch.zeros(5, dtype=torch.float64)
         self._means: list[Tensor] = []
 
     def validation_step(self, index: Tensor, batch_idx: int) -> None:
@@ -281,16 +280,19 @@ class VAEModule(L.LightningModule):
         terms = self.evaluated(batch, self._fixed_noise("val", 1)[:, index].to(batch.x))
         values = bound_of(terms, terms.has_closed_form_kl)
         sums = torch.stack([values.elbo.sum(), values.rate.sum(), values.distortion.sum()]).cpu()
-        self._val_sums += torch.cat([sums, torch.tensor([float(len(index))], dtype=torch.float64)])
+        right = accuracy(self.evaluated, batch).get("accuracy", torch.zeros(0)).sum()
+        self._val_sums += torch.cat([sums, torch.tensor([float(len(index)), right], dtype=torch.float64)])
         self._means.append(exact(code_means(terms, len(index))))
 
     def on_validation_epoch_end(self) -> None:
         means = torch.cat(self._means)
         moments = torch.cat([self._val_sums, means.sum(0), means.square().sum(0)]).to(self._sum_device)
         moments = self.trainer.strategy.reduce(moments, reduce_op="sum").cpu()
-        elbo, rate, distortion, n = moments[:4].tolist()
-        first, second = moments[4:].chunk(2)
+        elbo, rate, distortion, n, right = moments[:5].tolist()
+        first, second = moments[5:].chunk(2)
         metrics = {"val/elbo": elbo / n, "val/rate": rate / n, "val/distortion": distortion / n}
+        if self.model.infers_labels:
+            metrics["val/accuracy"] = right / n
         if means.shape[1]:
             metrics["val/active_units"] = float(active_units(activity(first, second, n)).sum())
         self.log_dict(

@@ -24,6 +24,7 @@ TRAVERSED, TRAVERSAL_STEPS, TRAVERSAL_END = 10, 11, 3.0
 INTERPOLATIONS, INTERPOLATION_STEPS = 8, 12
 MANIFOLD_SIZE = 20
 SCATTERED = 5_000
+ANALOGIES = 10  # test images
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,17 @@ class Artist:
         return figures.interpolation(np.concatenate([first[:, None], images, last[:, None]], axis=1))
 
     @torch.no_grad()
+    def analogies(self) -> Figure:
+        """The codes of test images in every class, of the first so many classes that fit on a sheet."""
+        batch = self._test_images(torch.arange(min(ANALOGIES, self.data.size("test"))))
+        z = self.model.encode(batch).z[0]
+        classes = torch.arange(min(self.model.num_classes, MOST_ROWS))
+        codes = z.repeat_interleave(len(classes), 0)
+        images = self._decode(codes, classes.repeat(len(z)))
+        shape = (len(z), len(classes), *images.shape[1:])
+        return figures.analogies(self._unit(batch.x), images.reshape(shape), classes.tolist())
+
+    @torch.no_grad()
     def manifold(self) -> Figure:
         """The plane of a two-dimensional latent variable at the quantiles of a standard normal."""
         quantiles = torch.linspace(0.025, 0.975, MANIFOLD_SIZE)
@@ -183,6 +195,8 @@ def draw(artist: Artist, rows: list[dict[str, float]], best_step: int | None) ->
         "reconstructions": figures.reconstructions(*artist.reconstructions()),
         "traversal": artist.traversal(codes),
     }
+    if artist.model.infers_labels:
+        pictures["analogies"] = artist.analogies()
     if rows:
         pictures["learning_curves"] = figures.learning_curves(rows, best_step=best_step)
     if len(codes.means) > 1:  # what one image has not got

@@ -1,0 +1,97 @@
+"""Which training images a run is told the labels of, and which of these each optimizer step sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vaelab.errors import SettingError
+
+
+def draw(y: Tensor, num_labels: int, order: Tensor) -> Tensor:
+    """The images whose labels are known: equally many of each class, the first ones in a random order of all images. Of more labels the fewer are a part.
+
+    Args:
+        y: labels of the training images ``[N]``, all >= 0.
+        num_labels: in all.
+        order: a permutation of the images ``[N]``.
+
+    Returns:
+        positions, rising ``[num_labels]``.
+
+    Raises:
+        SettingError: not equally many of each class, or more than there are.
+
+    >>> draw(torch.tensor([0, 1, 0, 1, 1, 0]), 4, torch.tensor([5, 4, 3, 2, 1, 0])).tolist()
+    [2, 3, 4, 5]
+    """
+    classes = int(y.max()) + 1
+    each, left = divmod(num_labels, classes)
+    if left:
+        rule = f"must be a multiple of {classes}, so that each class has equally many"
+        raise SettingError("data.num_labels", num_labels, rule)
+    if each > (fewest := int(torch.bincount(y, minlength=classes).min())):
+        rule = f"must be at most {classes * fewest}: a class has {fewest} training images"
+        raise SettingError("data.num_labels", num_labels, rule)
+    in_order = y[order]
+    chosen = [order[(in_order == label).nonzero().squeeze(-1)[:each]] for label in range(classes)]
+    return torch.cat(chosen).sort().values
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Of which images a minibatch is made: those that an epoch visits in turn, and labelled ones that are gone through again and again beside them.
+
+    Attributes:
+        visited: positions of the images of an epoch ``[N]``.
+        visited_per_batch: rows of a minibatch that these get.
+        repeated: positions of the labelled images ``[L]``; empty = none beside the others.
+        repeated_per_batch: rows of a minibatch that these get.
+        order: (number of a passage, images, purpose) -> a permutation.
+    """
+
+    visited: Tensor
+    visited_per_batch: int
+    repeated: Tensor
+    repeated_per_batch: int
+    order: Callable[[int, int, str], Tensor]
+
+    def epoch(self, epoch: int) -> Tensor:
+        """The positions that an epoch visits, in its order."""
+        return self.visited[self.order(epoch, len(self.visited), "order")]
+
+    def beside(self, step: int, minibatches: int = 1) -> Tensor:
+        """The labelled images of optimizer step ``step``, which takes so many ``minibatches``: a function of the step alone."""
+        count, size = self.repeated_per_batch * minibatches, len(self.repeated)
+        if count == 0:
+            return self.repeated[:0]
+        passage, start = divmod(step * count, size)
+        passages = range(passage, passage + -(-(start + count) // size))
+        places = torch.cat([self.order(number, size, "labelled") for number in passages])
+        return self.repeated[places[start : start + count]]
+
+
+def rows(
+    known: Tensor,
+    batch_size: int,
+    labelled_per_batch: int | None,
+    order: Callable[[int, int, str], Tensor],
+) -> Rows:
+    """The rows of minibatches of ``batch_size``.
+
+    Args:
+        known: labels of the training images ``[N]``, -1 where a run is not told.
+        labelled_per_batch: how many rows labelled images get; None = an epoch visits all images alike. All of them: there are no others.
+        order: as of :class:`Rows`.
+    """
+    everywhere = torch.arange(len(known))
+    none = everywhere[:0]
+    if labelled_per_batch is None:
+        return Rows(everywhere, batch_size, none, 0, order)
+    labelled, others = everywhere[known >= 0], everywhere[known < 0]
+    if labelled_per_batch == batch_size:
+        return Rows(labelled, batch_size, none, 0, order)
+    return Rows(others, batch_size - labelled_per_batch, labelled, labelled_per_batch, order)
