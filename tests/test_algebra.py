@@ -37,8 +37,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "hidden": {"hidden": [8]}, "channels": {"channels": [4]}, "num_features": {"num_features": 8}, "num_components": {"num_components": 3},
     "num_samples": {"num_samples": 4}, "num_bounds": {"num_bounds": 2}, "lower_dims": {"lower_dims": [4, 3]}, "num_transforms": {"num_transforms": 2},
     "bins": {"bins": 4}, "blocks": {"blocks": 1}, "init": {"init": "random"}, "rank": {"rank": 1}, "free_nats": {"free_nats": 1e-3},
+    "second_latent_dim": {"second_latent_dim": 2},
 }  # fmt: skip
 IMAGE, LEVELS, CLASSES, D, B = (1, 4, 5), 6, 3, 2, 12
+#: models with q(y|x)
+CLASSIFYING = ("semi_supervised", "m1_m2")
 
 Choice = dict[str, str]
 Compose = Callable[..., dict[str, Any]]
@@ -103,7 +106,10 @@ def make(choice: Choice) -> tuple[Model, Any, Batch]:
     assert isinstance(model, Model)
     objective = build_objective(made, model, steps_per_epoch=10)
     x = pixels(likelihood_support(made), torch.Generator().manual_seed(0)).double()
-    return model, objective, Batch(x, torch.arange(B) % CLASSES, torch.arange(B))
+    y = torch.arange(B) % CLASSES
+    if model.infers_labels:
+        y[B // 2 :] = -1  # of the images without, q(y|x) learns
+    return model, objective, Batch(x, y, torch.arange(B))
 
 
 def illegal(choice: Choice) -> str | None:
@@ -111,12 +117,19 @@ def illegal(choice: Choice) -> str | None:
     model, posterior, prior, objective = (choice[g] for g in ("model", "posterior", "prior", "objective"))
     layers = model in ("hierarchical", "ladder", "top_down")
     slow = posterior == "flow_inverse_autoregressive" and model != "ladder"
-    if prior == "vamp" and (model in ("conditional", "hierarchical") or slow):
+    if prior == "vamp" and (model in ("conditional", "hierarchical", "semi_supervised") or slow):
         return "prior"
     gaussian = model == "ladder" or not posterior.startswith("flow")
-    closed_form = gaussian and prior in ("standard_normal", "normal") and model != "hierarchical"
+    closed_form = (
+        gaussian and prior in ("standard_normal", "normal") and model not in ("hierarchical", "m1_m2")
+    )
     if choice["schedule"] == "capacity" and (objective != "elbo" or not closed_form):
         return "schedule"
+    of_labels = ("semi_supervised", "classification")
+    if (model in CLASSIFYING) != (objective in of_labels) and (
+        model not in CLASSIFYING or objective != "elbo"
+    ):
+        return "objective"
     shared = model in ("ladder", "top_down") or prior == "vamp"
     normal = posterior == "normal" or model == "ladder"
     per_dimension = normal and prior in ("standard_normal", "normal") and model != "hierarchical"
@@ -134,6 +147,8 @@ def illegal(choice: Choice) -> str | None:
 
 def ignored(choice: Choice) -> bool:
     """A part that the model does not take would say nothing."""
+    if choice["model"] == "m1_m2" and choice["prior"] != DEFAULT["prior"]:
+        return True
     takes = {"ladder": ("encoder", "decoder"), "top_down": ("posterior",)}.get(choice["model"])
     parts = ("encoder", "decoder", "posterior")
     return takes is not None and any(choice[g] != DEFAULT[g] for g in parts if g not in takes)
@@ -141,7 +156,8 @@ def ignored(choice: Choice) -> bool:
 
 def one_at_a_time() -> list[Choice]:
     """Every entry of every group, the others at their defaults; what goes with no default gets what it goes with."""
-    return [{**DEFAULT, group: entry} for group in GROUPS for entry in VARIANTS[group]]
+    with_default = [{**DEFAULT, group: entry} for group in GROUPS for entry in VARIANTS[group]]
+    return [*with_default, *({**DEFAULT, "model": m, "objective": o} for m in CLASSIFYING for o in ("semi_supervised", "classification"))]  # fmt: skip
 
 
 def sampled(count: int) -> list[Choice]:
@@ -199,18 +215,22 @@ def keeps_the_contract(choice: Choice) -> None:
     without = [
         n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
     ]
-    assert without == []
+    if choice["objective"] == "classification":  # q(y|x), and all that it is of
+        assert "classifier.logits.weight" not in {name.removeprefix("second.") for name in without}
+    else:
+        assert without == []
 
     model.load_state_dict(load(save(weights)))
     torch.testing.assert_close(model(batch, eps).log_w, terms.log_w, rtol=0, atol=0)
     z = model.sample(torch.randn(5, model.prior_noise_dim, dtype=torch.float64), torch.arange(5) % CLASSES)
     assert z.mean.shape == (5, *IMAGE)
     assert model.encode(batch).z.shape == (1, B, D)
-    assert model.decode(model.encode(batch).z[0], batch.y).mean.shape == (B, *IMAGE)
+    assert model.decode(model.encode(batch).z[0], batch.y.clamp(min=0)).mean.shape == (B, *IMAGE)
     assert model.reconstruct(batch, eps).mean.shape == (k, B, *IMAGE)
+    given = batch.y >= 0  # a sum over classes is no sum of the layers' terms
     every = torch.cat([layer.z for layer in terms.layers], dim=-1)
     joint = terms.log_px + sum(layer.log_p for layer in terms.layers)
-    torch.testing.assert_close(model.log_joint(batch, every), joint)
+    torch.testing.assert_close(model.log_joint(batch, every)[:, given], joint[:, given])
 
 
 #: what is typed for a variant of an entry
@@ -309,11 +329,16 @@ def test_frozen_weights_with_samples_in_parts() -> None:
 
 def test_samples_in_parts_have_the_gradient_of_all() -> None:
     for choice in ({}, {"objective": "dip"}, {"objective": "dreg"}, {"objective": "piwae", "model": "hierarchical"}, {"objective": "iwae", "posterior": "flow_coupling", "prior": "vamp"},
-                   {"objective": "iwae", "model": "ladder"}, {"objective": "stl", "model": "top_down", "posterior": "full_normal"}, {"objective": "ciwae", "model": "top_down", "prior": "vamp"}, {"objective": "ciwae", "model": "conditional", "prior": "mixture"}):  # fmt: skip
+                   {"objective": "iwae", "model": "ladder"}, {"objective": "stl", "model": "top_down", "posterior": "full_normal"}, {"objective": "ciwae", "model": "top_down", "prior": "vamp"}, {"objective": "ciwae", "model": "conditional", "prior": "mixture"},
+                   {"objective": "semi_supervised", "model": "semi_supervised"}, {"objective": "semi_supervised", "model": "m1_m2"}):  # fmt: skip
         gradients = []
         for at_once in (None, 1, 3):
             model, objective, batch = make({**DEFAULT, **choice})
-            if choice.get("objective") in (None, "dip"):  # with terms that have no sample dimension
+            if choice.get("objective") in (
+                None,
+                "dip",
+                "semi_supervised",
+            ):  # with terms that have no sample dimension
                 objective.num_samples = 4
             step = OptimisationStep(
                 model,

@@ -468,6 +468,7 @@ class StackedSemiSupervisedVAE(Model):
     Args:
         encoder, posterior, decoder, likelihood: of M1.
         second: M2, whose images ``[B, 1, 1, D1]`` are codes.
+        code_dim: D1.
     """
 
     takes = frozenset({"encoder", "posterior", "decoder", "likelihood"})
@@ -486,6 +487,7 @@ class StackedSemiSupervisedVAE(Model):
         decoder: nn.Module,
         likelihood: nn.Module,
         second: SemiSupervisedVAE,
+        code_dim: int,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -494,8 +496,8 @@ class StackedSemiSupervisedVAE(Model):
         self.likelihood = likelihood
         self.second = second
         self.num_classes = second.num_classes
-        self.code_dim = posterior.noise_dim
-        self.noise_dim = self.code_dim + second.noise_dim
+        self.code_dim = code_dim
+        self.noise_dim = self.posterior.noise_dim + second.noise_dim
         self.prior_noise_dim = self.code_dim + second.prior_noise_dim
 
     @classmethod
@@ -531,10 +533,10 @@ class StackedSemiSupervisedVAE(Model):
             of_codes,
             classes,
         )
-        return cls(encoder, posterior, decoder, likelihood, second)
+        return cls(encoder, posterior, decoder, likelihood, second, recipe.latent_dim)
 
     def forward(self, batch: Batch, eps: Tensor) -> Terms:
-        first, second = eps.split([self.code_dim, self.second.noise_dim], dim=-1)
+        first, second = eps.split([self.posterior.noise_dim, self.second.noise_dim], dim=-1)
         sample = self.posterior(self.encoder(batch.x), first)
         k, given = len(eps), self.second.given(batch.y)
         # every sample of z1 is an image of its own to M2
@@ -562,7 +564,7 @@ class StackedSemiSupervisedVAE(Model):
 
     def reconstruct(self, batch: Batch, eps: Tensor) -> Distribution:
         """p(x|z1) at samples z1 of q(z1|x)."""
-        sample = self.posterior(self.encoder(batch.x), eps[..., : self.code_dim])
+        sample = self.posterior(self.encoder(batch.x), eps[..., : self.posterior.noise_dim])
         return self.likelihood(self.decoder(sample.z))
 
     def decode(self, code: Tensor, y: Tensor | None = None) -> Distribution:
@@ -582,7 +584,7 @@ class StackedSemiSupervisedVAE(Model):
         return of_codes.unflatten(0, (len(z), -1)) + self.likelihood(self.decoder(first)).log_prob(batch.x)
 
     def _code(self, x: Tensor) -> Tensor:
-        return self.posterior(self.encoder(x), x.new_zeros(1, len(x), self.code_dim)).z[0]
+        return self.posterior(self.encoder(x), x.new_zeros(1, len(x), self.posterior.noise_dim)).z[0]
 
     def traits(self) -> Traits:
         fast = self.posterior.fast_density

@@ -56,13 +56,13 @@ class Objective(ABC):
         self.num_samples = integer("objective.num_samples", num_samples, 1)
         self.schedule = schedule if schedule is not None else ConstantSchedule()
         self.traits = traits
-        if traits.summed and not self.takes_sums:
-            rule = "means nothing for a model that sums over classes; use elbo, semi_supervised or classification"
-            raise SettingError("objective", type(self).__name__, rule)
         if isinstance(schedule, CapacitySchedule) and not self.takes_capacity:
             raise SettingError(
                 "schedule", "capacity", "only objective=elbo takes it; use constant, linear or cyclical"
             )
+        if traits.summed and not self.takes_sums:
+            rule = "means nothing for a model that sums over classes; use elbo, semi_supervised or classification"
+            raise SettingError("objective", type(self).__name__, rule)
 
     @abstractmethod
     def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:

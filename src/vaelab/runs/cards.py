@@ -274,7 +274,8 @@ def _shared(name: str, value: object) -> str:
 
 def _name(card: Card, common: list[str]) -> str:
     parts = [card.metric] if "split" in common else [card.split, card.metric]
-    return " ".join(parts) + ("" if "units" in common or card.units in UNSAID else f" ({card.units})")
+    unsaid = "units" in common or card.units in (*UNSAID, card.metric)
+    return " ".join(parts) + ("" if unsaid else f" ({card.units})")
 
 
 def _curve(content: Any) -> dict[str, float]:
