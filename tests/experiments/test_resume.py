@@ -535,3 +535,16 @@ def test_two_real_processes_stop_together_and_go_on(tmp_path: Path, trainer: tup
     subprocess.run(command("resume", str(b)), check=True, timeout=240)
     found = differences(RunDirectory(a), RunDirectory(b))
     assert not found, "\n".join(map(str, found))
+
+
+def test_resumed_within_a_passage_through_the_labelled_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ("data.num_labels=50", "data.labelled_per_batch=10", "model=semi_supervised", "objective=semi_supervised",
+           "objective.num_samples=2", "optimizer.samples_at_once=1", "trainer.max_epochs=1")  # fmt: skip
+    whole = RunDirectory(train(composed(tmp_path / "whole", *few)).directory)
+    with monkeypatch.context() as patch:
+        stopped_at(8, signal.SIGTERM, patch)
+        run = interrupted(composed(tmp_path / "stopped", *few))
+    resume(run.path)
+    same(whole, run)

@@ -12,10 +12,11 @@ from vaelab.build import PARTS
 from vaelab.errors import SettingError, nearest
 from vaelab.experiments.parent import Parent
 from vaelab.loading import read_weights
+from vaelab.models import Model
 from vaelab.training import read_checkpoint
 
 
-def take_weights(model: nn.Module, config: Mapping[str, Any], parent: Parent) -> dict[str, list[str]]:
+def take_weights(model: Model, config: Mapping[str, Any], parent: Parent) -> dict[str, list[str]]:
     """Give ``model`` a parent's weights, part by part. A part whose settings differ from the parent's starts anew, and so does what no longer fits because of them.
 
     Returns:
@@ -25,8 +26,8 @@ def take_weights(model: nn.Module, config: Mapping[str, Any], parent: Parent) ->
         SettingError: a part does not fit though its settings are the same, as with images of another size; or nothing is left of the parent.
     """
     weights = read_weights(parent.run, "init_from")
-    if config["model"]["_target_"] != parent.config["model"]["_target_"]:
-        name = parent.config["model"]["_target_"].rpartition(".")[2]
+    name = parent.config["model"]["_target_"].rpartition(".")[2]
+    if config["model"]["_target_"] != parent.config["model"]["_target_"] and name not in model.begins_with:
         raise SettingError("init_from", parent.run.path, f"is a {name}: its parts mean something else here")
     keys = (*PARTS, "model", "latent_dim")  # the last one is part of every part
     changed = {key for key in keys if config[key] != parent.config[key]}
