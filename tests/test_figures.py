@@ -32,6 +32,15 @@ def pictures(c=1, h=28, w=28):
         "traversal": figures.traversal(images(3, 7), np.linspace(-3, 3, 7), [0, 12, 63], [12.31, 2.0, 0.1]),
         "manifold": figures.manifold(images(6, 6), np.linspace(0.05, 0.95, 6)),
         "interpolation": figures.interpolation(images(3, 6)),
+        "accuracies": figures.accuracies(
+            {"real": rng.random(5), "a long name of an arm, 50 % of $x$": rng.random(5)},
+            dict.fromkeys(["real", "a long name of an arm, 50 % of $x$"], 0.1),
+            "a title that is " + "very " * 20 + "long",
+        ),
+        "accuracies of one": figures.accuracies({"real": [0.5]}, {"real": 0.0}),
+        "beside real": figures.beside_real(
+            [images(5), images(1)], [images(5), images(2)], ["0", "a long name"], "title"
+        ),
         "neighbours": figures.neighbours(images(5), images(5, 4), rng.random((5, 4))),
         "latents": figures.latents(z, np.arange(200) % 11 - 1, (0.5, 0.25), ("PC 1", "PC 2")),
         "curves": figures.learning_curves(
@@ -319,3 +328,22 @@ def test_a_sample_stands_framed_before_its_neighbours_the_nearest_first():
 def test_rows_of_neighbours_that_do_not_fit_are_counted_in_the_title():
     figure = figures.neighbours(np.zeros((90, 1, 8, 8)), np.zeros((90, 4, 1, 8, 8)), np.zeros((90, 4)))
     assert "(first 80 of 90)" in figure.axes[0].texts[-1].get_text()
+
+
+def test_real_images_stand_left_of_those_of_the_model_and_missing_ones_are_white():
+    dark, bright = np.zeros((2, 1, 8, 8)), np.full((2, 1, 8, 8), 0.6)
+    image = pixels(figures.beside_real([dark, dark[:1]], [bright, bright], ["0", "1"]))
+    is_dark, is_bright = ((image == level).all(2) for level in (0, 153))
+    assert np.flatnonzero(is_dark.any(0)).max() < np.flatnonzero(is_bright.any(0)).min()
+    assert is_dark.sum() * 4 == is_bright.sum() * 3
+
+
+def test_accuracies_are_drawn_from_above_with_means_and_errors():
+    figure = figures.accuracies({"a": [0.5, 0.7], "b": [0.9, 0.9]}, {"a": 0.1, "b": 0.0})
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.yaxis_inverted()
+    bars = [item for item in axes.containers if isinstance(item, ErrorbarContainer)]
+    (mean, _, (line,)) = bars[0].lines
+    assert mean.get_xdata() == pytest.approx([0.6])
+    assert line.get_segments()[0][:, 0] == pytest.approx([0.5, 0.7])

@@ -112,6 +112,20 @@ def test_an_epoch_visits_every_image_once_in_an_order_of_its_own() -> None:
     assert not torch.equal(orders[0], Noise(1).order(0, 1000))
 
 
+def test_a_subset_is_drawn_by_words_of_its_own() -> None:
+    drawn = Noise(0).subset(1000)
+    assert torch.equal(drawn.sort().values, torch.arange(1000))
+    assert torch.equal(drawn, Noise(0).subset(1000))
+    assert not torch.equal(drawn, Noise(1).subset(1000))
+    assert not torch.equal(drawn, Noise(0).order(0, 1000))
+
+
+def test_repetitions_have_seeds_of_their_own() -> None:
+    seeds = [Noise(seed).repetition(number).seed for seed in (0, 1) for number in range(100)]
+    assert len(set(seeds)) == 200
+    assert Noise(1).repetition(7).seed == seeds[107]
+
+
 def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone() -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)

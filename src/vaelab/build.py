@@ -38,6 +38,7 @@ OTHERS = {
         "vaelab.evidence.BidirectionalEstimator",
         "vaelab.evidence.BoundEstimator",
         "vaelab.evidence.ImportanceEstimator",
+        "vaelab.experiments.augmentation.AugmentationDiagnostic",
         "vaelab.experiments.latents.LatentsDiagnostic",
         "vaelab.experiments.sample_quality.SampleQualityDiagnostic",
     ),

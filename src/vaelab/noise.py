@@ -37,6 +37,9 @@ class Stream(IntEnum):
     pixels = 8  # of images drawn from p(x|z)
     labels = 9  # which training images are labelled
     labelled = 10  # the order in which these are seen
+    subset = 12  # which training images there are
+    repetition = 13  # of a whole computation
+    geometry = 14  # shifts and turns of the images that it is trained on
 
 
 class Split(IntEnum):
@@ -48,7 +51,7 @@ class Split(IntEnum):
 
 
 # The last word of the counter tells the kinds of key apart.
-_STEP, _IMAGE, _EPOCH = 0, 1, 2
+_STEP, _IMAGE, _EPOCH, _REPETITION = 0, 1, 2, 3
 
 #: numbers that are worth a thread of their own
 A_THREADS_WORTH = 100_000
@@ -172,8 +175,20 @@ class Noise:
 
         Sorted random words, not a shuffle: the words of Philox are fixed for good, the algorithm behind a library's shuffle is not.
         """
-        words = self._philox(Stream[purpose], [0, epoch, 0, _EPOCH]).random_raw(num_images)
+        return self._permutation(Stream[purpose], epoch, num_images)
+
+    def subset(self, num_images: int) -> Tensor:
+        """A permutation of ``0 .. num_images - 1``, int64, whose first n are the training images where n are drawn."""
+        return self._permutation(Stream.subset, 0, num_images)
+
+    def _permutation(self, stream: Stream, epoch: int, length: int) -> Tensor:
+        words = self._philox(stream, [0, epoch, 0, _EPOCH]).random_raw(length)
         return torch.from_numpy(np.argsort(words, kind="stable"))
+
+    def repetition(self, number: int) -> Noise:
+        """The random numbers of a repetition of a whole computation: those of a seed of its own."""
+        words = self._philox(Stream.repetition, [0, number, 0, _REPETITION]).random_raw(1)
+        return Noise(int(words[0]) >> 1)
 
     @contextmanager
     def initialisation(self) -> Iterator[None]:

@@ -94,6 +94,35 @@ def test_evaluation_pixels_do_not_depend_on_seed_batch_or_cut(settings: dict[str
     assert torch.equal(a.evaluation_batch("val", torch.arange(10)).x, training)
 
 
+@pytest.mark.parametrize("settings", [{"binarize": "fixed"}, {"support": "density"}])
+def test_random_training_images_are_drawn_by_the_seed_and_few_are_among_many(
+    settings: dict[str, Any],
+) -> None:
+    whole = make(**settings)
+    few, more = (make(train_size=n, train_subset="random", **settings) for n in (10, 30))
+    places = Noise(0).subset(50)[:30]
+    assert torch.equal(more.grey("train", torch.arange(30)), whole.grey("train", places))
+    assert torch.equal(more.labels("train"), whole.labels("train")[places])
+    assert torch.equal(few.grey("train", torch.arange(10)), more.grey("train", torch.arange(10)))
+    # what is sampled once for an image does not depend on which others there are
+    drawn = more.evaluation_batch("train", torch.arange(30))
+    assert torch.equal(drawn.x, whole.evaluation_batch("train", places).x)
+    assert torch.equal(drawn.y, whole.labels("train")[places])
+    other = make(seed=1, train_size=10, train_subset="random", **settings)
+    assert other.split_digests()["train"] != few.split_digests()["train"]
+    assert other.split_digests()["val"] == few.split_digests()["val"]
+
+
+def test_grey_images_are_those_of_the_file_whatever_the_protocol() -> None:
+    data = images(val=12)
+    module = make(data=data, val_size=5, binarize="fixed")
+    assert torch.equal(module.grey("test", torch.arange(TEST)), data.test.x / 255)
+    assert data.val is not None
+    official = torch.cat([data.train.x, data.val.x]) / 255
+    assert torch.equal(module.grey("train", torch.arange(N + 7)), official[: N + 7])
+    assert torch.equal(module.grey("val", torch.tensor([4, 0])), official[[N + 11, N + 7]])
+
+
 def test_a_density_gets_dequantised_pixels_that_change_with_the_step() -> None:
     module, index = make(support="density"), torch.arange(50)
     a, b = module.train_batch(index, 0).x, module.train_batch(index, 1).x
@@ -169,6 +198,8 @@ def test_streamed_batches_are_those_of_images_on_the_device(
         ({"val_size": N}, f"data.val_size={N}.*0 to {N - 1}"),
         ({"val_size": -1}, "data.val_size=-1"),
         ({"train_size": 51}, "data.train_size=51.*at most 50"),
+        ({"train_size": 7, "train_subset": "last"}, "data.train_subset=last: must be one of first, random"),
+        ({"train_subset": "random"}, "data.train_subset=random: needs data.train_size"),
         ({"eval_batch_size": None}, "data.eval_batch_size"),
         ({"val_size": 2.5}, "data.val_size=2.5.* or null"),
         (

@@ -21,9 +21,10 @@ from vaelab.data import datasets, label_settings, labels, own
 from vaelab.data.chunks import ChunkLoader, ChunkPlan, IndexLoader
 from vaelab.data.datasets import ImageData, Split
 from vaelab.data.protocol import protocol
-from vaelab.errors import SettingError, integer
+from vaelab.errors import SettingError, choice, integer
 
 SplitName = Literal["train", "val", "test"]
+SUBSETS = ("first", "random")
 
 DIGESTED = 100_000_000  # bytes of a split's pixels, for which SHA-256 takes about 0.1 s; MNIST has 47 million
 
@@ -48,6 +49,8 @@ class NoiseSource(TypingProtocol):
 
     def order(self, epoch: int, num_images: int, purpose: str = ...) -> Tensor: ...
 
+    def subset(self, num_images: int) -> Tensor: ...
+
     def step_pixels(
         self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str
     ) -> Tensor: ...
@@ -67,7 +70,8 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: images a minibatch, over all ranks.
         val_size: images cut from the end of the training set for validation; 0 trains on all of it. None = the data set's own
             validation images, or else a tenth of those to train on.
-        train_size: only the first so many training images, or None.
+        train_size: only so many training images, or None = all.
+        train_subset: which: the ``first``, or ``random`` ones, drawn by the seed of the run; a smaller set is part of a larger one.
         eval_batch_size: images a batch in validation and test; the numbers do not depend on it.
         binarize, dequantize, pixel_range, noise_seed: see :class:`vaelab.data.protocol.Protocol`.
         num_labels: training images whose labels are known, equally many of each class; the others count as unlabelled (-1). None = all that there are.
@@ -93,6 +97,7 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: int = 128,
         val_size: int | None = 10_000,
         train_size: int | None = None,
+        train_subset: str = "first",
         eval_batch_size: int = 1_000,
         binarize: str = "none",
         dequantize: str | bool = "auto",
@@ -112,6 +117,9 @@ class ImageDataModule(L.LightningDataModule):
         integer("data.eval_batch_size", eval_batch_size, 1)
         if train_size is not None:
             integer("data.train_size", train_size, 1)
+        choice("data.train_subset", train_subset, SUBSETS)
+        if train_size is None and train_subset != "first":
+            raise SettingError("data.train_subset", train_subset, "needs data.train_size, of which they are")
         own.refuse_unread(name, path=path, size=size, channels=channels)
         self.dataset, self.data_dir = name, Path(data_dir)
         self._own_settings = {"path": path, "size": size, "channels": channels}
@@ -121,6 +129,7 @@ class ImageDataModule(L.LightningDataModule):
         label_settings.check(num_labels, label_seed, labelled_per_batch, batch_size)
         self.num_labels, self.label_seed, self.labelled_per_batch = num_labels, label_seed, labelled_per_batch
         self.label_noise = noise if label_noise is None else label_noise
+        self.train_subset = train_subset
         self.images = images
         self.plan: ChunkPlan | None = None  #: where chunks end; set before training
         self.validate_first = False  #: the run goes on where a validation is due
@@ -135,6 +144,8 @@ class ImageDataModule(L.LightningDataModule):
         self.device, self.dtype = torch.device("cpu"), torch.float32  #: of the batches
         self._storage = torch.device("cpu")
         self._splits: dict[str, Split] = {}
+        self._stored: dict[str, Split] = {}  # on the CPU, whatever is sampled once
+        self._chosen: Tensor | None = None  # place in the training set of each image, where they are drawn
         self._pixels: dict[str, Tensor] = {}
         self._known = torch.zeros(0, dtype=torch.int64)
 
@@ -161,9 +172,14 @@ class ImageDataModule(L.LightningDataModule):
                     self.train_size,
                     f"must be at most {len(train.x)}, the images left to train on",
                 )
-            train = Split(train.x[: self.train_size], train.y[: self.train_size])
+            if self.train_subset == "random":
+                self._chosen = self.noise.subset(len(train.x))[: self.train_size]
+                train = Split(train.x[self._chosen], train.y[self._chosen])
+            else:
+                train = Split(train.x[: self.train_size], train.y[: self.train_size])
         self._val_offset = len(images.train.x) + (0 if images.val is None else len(images.val.x)) - len(val.x)
         self._splits = {"train": train, "val": val, "test": images.test}
+        self._stored = dict(self._splits)
         if self.protocol.binarize == "fixed":
             levels = self._once("train", torch.arange(len(train.x)), train.x)
             self._splits["train"] = Split(levels.to(torch.uint8), train.y)
@@ -301,8 +317,19 @@ class ImageDataModule(L.LightningDataModule):
         x, y = self._pixels[split][here], self._splits[split].y[here]
         return Batch(x=x.to(self.device, self.dtype), y=y.to(self.device), index=index.to(self.device))
 
+    def grey(self, split: SplitName, index: Tensor) -> Tensor:
+        """The images of a split at ``index [B]`` as they are stored, before any protocol: float32 in [0, 1], on the CPU."""
+        assert self.images is not None  # set up
+        return self._stored[split].x[index].float() / (self.images.num_levels - 1)
+
+    def labels(self, split: SplitName) -> Tensor:
+        """The label of each image of a split ``[N]``, int64, on the CPU; -1 = unlabelled."""
+        return self._stored[split].y
+
     def noise_index(self, split: SplitName, index: Tensor) -> Tensor:
-        """The index under which an image's noise is made: validation images keep theirs in the training set."""
+        """The index under which an image's noise is made: that in the training set, of drawn and of validation images, too."""
+        if split == "train" and self._chosen is not None:
+            return self._chosen[index]
         return index + self._val_offset if split == "val" else index
 
     # -- inside --------------------------------------------------------------------------------------------------------

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,15 +16,15 @@ from torch import Tensor
 from vaelab.data import cache
 from vaelab.data.datasets import ImageData, Split
 from vaelab.errors import SettingError
-from vaelab.evidence.progress import Progress, told
+from vaelab.evidence.progress import Progress
 from vaelab.loading import weights_digest
 from vaelab.networks.lenet import LEAST_SIZE, MOST_CHANNELS, LeNet
 from vaelab.noise import Noise
-from vaelab.training.arithmetic import full_float32
+from vaelab.tasks.classifier import Recipe, fit
 
-RECIPE = 1  # part of the cache key: raise it when anything below or in LeNet changes the weights
+RECIPE = 1  # part of the cache key: raise it when anything below, in LeNet or in the recipe of classifiers changes the weights
 SEED = 0  # of the weights and of the order, whatever the seed of the run
-STEPS, BATCH_SIZE, RATE, WARMUP = 1500, 64, 2e-3, 50
+STEPS = 1500
 FOLDER = "extractors"
 
 logger = logging.getLogger(__name__)
@@ -85,17 +82,13 @@ def train(images: ImageData, num_classes: int, progress: Progress | None = None)
     """The recipe: cross-entropy, Adam, 1500 batches of 64 images (on MNIST, 1.6 epochs), the learning rate rising to 2e-3 and falling to 0 in straight lines."""
     noise = Noise(SEED)
     x, y = images.train.x, images.train.y
-    with _same_arithmetic(), torch.enable_grad():
-        with noise.initialisation():
-            network = LeNet(images.image_shape, num_classes)
-        optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
-        steps = list(_batches(noise, len(x)))
-        for step, index in enumerate(told("training of the extractor", steps, progress)):
-            loss = F.cross_entropy(network(_unit(x[index], images)), y[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.param_groups[0]["lr"] = RATE * min((step + 1) / WARMUP, 1 - step / STEPS)
-            optimizer.step()
+    with noise.initialisation():
+        network = LeNet(images.image_shape, num_classes)
+
+    def batch(index: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        return _unit(x[index], images), y[index]
+
+    fit(network, batch, noise.order, len(x), Recipe(STEPS), "training of the extractor", progress)
     return network.eval().requires_grad_(False)
 
 
@@ -125,31 +118,6 @@ def check_data(images: ImageData) -> int:
 def _unit(stored: Tensor, images: ImageData) -> Tensor:
     """Stored levels as grey values in [0, 1]."""
     return stored.to(torch.float32) / (images.num_levels - 1)
-
-
-def _batches(noise: Noise, num_images: int) -> Iterator[Tensor]:
-    """The images of each step; an epoch leaves out the short batch at its end, of other images each time."""
-    size = min(BATCH_SIZE, num_images)
-    num_batches = num_images // size
-    for epoch in range(math.ceil(STEPS / num_batches)):
-        order = noise.order(epoch, num_images)
-        for place in range(min(num_batches, STEPS - epoch * num_batches)):
-            yield order[place * size : (place + 1) * size]
-
-
-@contextlib.contextmanager
-def _same_arithmetic() -> Iterator[None]:
-    """One thread, all bits of float32, and denormal numbers flushed to zero: what else the process has set must not change the weights."""
-    threads = torch.get_num_threads()
-    flushed = not bool(torch.tensor(1e-30) * 1e-10 > 0)  # torch does not say what is set
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    try:
-        with full_float32():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(flushed)
 
 
 def _read(path: Path, images: ImageData, num_classes: int) -> Extractor | None:

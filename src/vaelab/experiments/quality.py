@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from vaelab import figures
 from vaelab.data.datamodule import ImageDataModule, SplitName
-from vaelab.data.datasets import ImageData
 from vaelab.errors import SettingError, choice, integer
 from vaelab.evidence.progress import Progress, told
 from vaelab.evidence.sample_quality import SampleQuality, sample_quality
@@ -147,12 +146,4 @@ def _real(data: ImageDataModule, split: SplitName, index: Tensor, samples: str) 
     if samples == "draws":
         batches = (data.evaluation_batch(split, part).x for part in index.split(BATCH))
         return [data.protocol.to_unit(x.float()).cpu() for x in batches]
-    images = data.images
-    assert isinstance(images, ImageData)  # set up
-    stored = images.test.x if split == "test" else images.train.x
-    if split == "train" and len(stored) < data.size(
-        "train"
-    ):  # val_size smaller than the official validation set
-        assert images.val is not None
-        stored = torch.cat([stored, images.val.x])
-    return [stored[part].float() / (images.num_levels - 1) for part in index.split(BATCH)]
+    return [data.grey(split, part) for part in index.split(BATCH)]

@@ -6,6 +6,7 @@ pixels.
 """
 
 from vaelab.figures.analogies import analogies
+from vaelab.figures.augmentation import accuracies, beside_real
 from vaelab.figures.codes import latents, rate_per_dimension
 from vaelab.figures.curves import learning_curves
 from vaelab.figures.images import interpolation, manifold, neighbours, reconstructions, samples, traversal
@@ -13,8 +14,10 @@ from vaelab.figures.style import save
 from vaelab.figures.sweeps import against_setting, rate_distortion
 
 __all__ = [
+    "accuracies",
     "against_setting",
     "analogies",
+    "beside_real",
     "interpolation",
     "latents",
     "learning_curves",
