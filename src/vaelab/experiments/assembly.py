@@ -95,7 +95,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     data.setup()
     protocol = data.protocol
     shape = DataShape(data.image_shape, protocol.num_levels, protocol.pixel_range, data.num_classes)
-    model = build_model(config, shape)
+    model: Any = build_model(config, shape)
     if data.num_labels is not None and not model.infers_labels:
         rule = "this model does not infer labels; use model=semi_supervised"
         raise SettingError("data.num_labels", data.num_labels, rule)
