@@ -87,7 +87,7 @@ def test_validation_and_test_keep_their_labels() -> None:
 def steps(module: ImageDataModule, number: int, accumulate: int = 1) -> list[Tensor]:
     """The images of the first steps, as they are handed to training."""
     module.plan = ChunkPlan(
-        len(module.rows.visited), module.rows.visited_per_batch * accumulate, number, chunk_steps=3
+        module.rows.per_epoch, module.rows.per_batch * accumulate, number, chunk_steps=3
     )
     return [module.step_index(step) for step in range(number)]
 
@@ -118,6 +118,8 @@ def test_batches_of_labelled_images_alone() -> None:
     known = told(module).tolist()
     seen = steps(module, 4)
     assert all(sorted(torch.cat(seen[i : i + 2]).tolist()) == known for i in (0, 2))
+    assert module.plan is not None
+    assert module.plan.steps_per_epoch == SIZE // 5  # as many as of all images
 
 
 def test_accumulated_minibatches_have_as_many_labelled_images_each() -> None:

@@ -222,7 +222,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def _beside(self, step: int) -> Tensor:
         assert self.plan is not None
-        return self.rows.beside(step, self.plan.batch_size // self.rows.visited_per_batch)
+        return self.rows.beside(step, self.plan.batch_size // self.rows.per_batch)
 
     def step_index(self, step: int) -> Tensor:
         """The training images of optimizer step ``step``, over all ranks."""

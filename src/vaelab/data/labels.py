@@ -46,21 +46,35 @@ class Rows:
     """Of which images a minibatch is made: those that an epoch visits in turn, and labelled ones that are gone through again and again beside them.
 
     Attributes:
-        visited: positions of the images of an epoch ``[N]``.
+        num_images: of the training set, by which an epoch is counted where it visits none in turn.
+        visited: positions of the images of an epoch; empty where labelled images have all rows.
         visited_per_batch: rows of a minibatch that these get.
         repeated: positions of the labelled images ``[L]``; empty = none beside the others.
         repeated_per_batch: rows of a minibatch that these get.
         order: (number of a passage, images, purpose) -> a permutation.
     """
 
+    num_images: int
     visited: Tensor
     visited_per_batch: int
     repeated: Tensor
     repeated_per_batch: int
     order: Callable[[int, int, str], Tensor]
 
+    @property
+    def per_epoch(self) -> int:
+        """Rows that make an epoch: those of the images that it visits, or of as many labelled ones as there are images."""
+        return len(self.visited) or self.num_images
+
+    @property
+    def per_batch(self) -> int:
+        """How many of these a minibatch has."""
+        return self.visited_per_batch or self.repeated_per_batch
+
     def epoch(self, epoch: int) -> Tensor:
         """The positions that an epoch visits, in its order."""
+        if len(self.visited) == 0:
+            return self.visited
         return self.visited[self.order(epoch, len(self.visited), "order")]
 
     def beside(self, step: int, minibatches: int = 1) -> Tensor:
@@ -87,11 +101,11 @@ def rows(
         labelled_per_batch: how many rows labelled images get; None = an epoch visits all images alike. All of them: there are no others.
         order: as of :class:`Rows`.
     """
-    everywhere = torch.arange(len(known))
+    total, everywhere = len(known), torch.arange(len(known))
     none = everywhere[:0]
     if labelled_per_batch is None:
-        return Rows(everywhere, batch_size, none, 0, order)
+        return Rows(total, everywhere, batch_size, none, 0, order)
     labelled, others = everywhere[known >= 0], everywhere[known < 0]
     if labelled_per_batch == batch_size:
-        return Rows(labelled, batch_size, none, 0, order)
-    return Rows(others, batch_size - labelled_per_batch, labelled, labelled_per_batch, order)
+        return Rows(total, none, 0, labelled, batch_size, order)
+    return Rows(total, others, batch_size - labelled_per_batch, labelled, labelled_per_batch, order)

@@ -287,8 +287,8 @@ def _plan(config: Mapping[str, Any], data: ImageDataModule, accumulate: int, sca
         config["checkpoints"]["every_n_steps"],
     ]
     plan = ChunkPlan(
-        num_images=len(data.rows.visited),
-        batch_size=data.rows.visited_per_batch * accumulate,
+        num_images=data.rows.per_epoch,
+        batch_size=data.rows.per_batch * accumulate,
         num_steps=sys.maxsize if trainer["max_steps"] in (None, -1) else trainer["max_steps"],
         chunk_steps=config["engine"]["chunk_steps"],
         every=tuple(interval for interval in due if interval is not None),
