@@ -33,7 +33,6 @@ ROOMS = {
 OTHERS = {
     "data": ("vaelab.data.ImageDataModule",),
     "estimator": (
-        "vaelab.evidence.AccuracyEstimator",
         "vaelab.evidence.AnnealedEstimator",
         "vaelab.evidence.BidirectionalEstimator",
         "vaelab.evidence.BoundEstimator",

@@ -86,9 +86,7 @@ def test_validation_and_test_keep_their_labels() -> None:
 
 def steps(module: ImageDataModule, number: int, accumulate: int = 1) -> list[Tensor]:
     """The images of the first steps, as they are handed to training."""
-    module.plan = ChunkPlan(
-        module.rows.per_epoch, module.rows.per_batch * accumulate, number, chunk_steps=3
-    )
+    module.plan = ChunkPlan(module.rows.per_epoch, module.rows.per_batch * accumulate, number, chunk_steps=3)
     return [module.step_index(step) for step in range(number)]
 
 

@@ -185,7 +185,7 @@ KINDS = {
 }
 
 
-def make(kind: str) -> tuple[Model, Batch]:
+def make(kind: str) -> tuple[Any, Batch]:
     """A model with random weights, in training, and images of which half have a label."""
     model = build_model({**CONFIG, "model": KINDS[kind]}, DataShape(IMAGE, 2, (0.0, 1.0), C)).double()
     assert isinstance(model, Model)

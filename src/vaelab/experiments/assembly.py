@@ -27,7 +27,7 @@ from vaelab.data.chunks import ChunkPlan
 from vaelab.data.datamodule import ImageDataModule
 from vaelab.data.own import settled
 from vaelab.errors import SettingError, number
-from vaelab.evidence import NLL, Estimator, label
+from vaelab.evidence import NLL, AccuracyEstimator, Estimator, label
 from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.initial import take_moments, take_weights, train_only, with_moments
 from vaelab.experiments.parent import Parent
@@ -139,9 +139,12 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     if name != NLL:
         estimator = estimator.without_evidence()
     estimator.check(model)
+    objective = build_objective(config, model, plan.steps_per_epoch)
+    if not objective.learns_evidence:
+        estimator = AccuracyEstimator()
     module = VAEModule(
         model,
-        build_objective(config, model, plan.steps_per_epoch),
+        objective,
         lambda parameters: with_moments(
             build(_settled(optimizer, parameters), "optimizer", params=parameters), moments
         ),

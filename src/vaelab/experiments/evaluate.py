@@ -168,7 +168,13 @@ def _measured(
     """The cards of an estimator, and the file of the per-image values."""
     parts = stored.parts
     if parts.module.estimator.name != asked.name:
-        print(f"no estimate of log p(x): a number labelled {parts.label} is no log-likelihood", flush=True)
+        learned = parts.module.objective.learns_evidence
+        why = (
+            f"a number labelled {parts.label} is no log-likelihood"
+            if learned
+            else "the run has trained its classifier alone"
+        )
+        print(f"no estimate of log p(x): {why}", flush=True)
     name = parts.module.estimator.name
     folder = stored.run.evaluations / _folder_name(name, stored, ready.protocol, parts.config["estimator"])
     cards_file, per_image = folder / CARDS, folder / PER_IMAGE

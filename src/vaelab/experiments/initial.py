@@ -12,11 +12,10 @@ from vaelab.build import PARTS
 from vaelab.errors import SettingError, nearest
 from vaelab.experiments.parent import Parent
 from vaelab.loading import read_weights
-from vaelab.models import Model
 from vaelab.training import read_checkpoint
 
 
-def take_weights(model: Model, config: Mapping[str, Any], parent: Parent) -> dict[str, list[str]]:
+def take_weights(model: Any, config: Mapping[str, Any], parent: Parent) -> dict[str, list[str]]:
     """Give ``model`` a parent's weights, part by part. A part whose settings differ from the parent's starts anew, and so does what no longer fits because of them.
 
     Returns:

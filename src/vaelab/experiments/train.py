@@ -504,7 +504,7 @@ def _finish(
         if isinstance(logger, WandbTracker):
             logger.summarize(selected)
     module.evaluated.eval()
-    artist = Artist(module.evaluated, parts.data, module.noise)
+    artist = Artist(module.evaluated, parts.data, module.noise, generates=module.objective.learns_evidence)
     for path in draw_pictures(artist, run, run.figures, checkpoints.best_step):
         with Image.open(path) as image:
             log_picture(trainer.loggers, f"figures/{path.stem}", np.asarray(image.convert("RGB")), step)

@@ -20,7 +20,7 @@ from vaelab.likelihoods import GaussianLikelihood
 from vaelab.models.model import Model, Recipe, Simulated, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms
 from vaelab.models.traits import Traits
-from vaelab.networks import MLPDecoder, MLPEncoder
+from vaelab.networks import ConvEncoder, MLPDecoder, MLPEncoder
 from vaelab.networks.layers import positive, widened
 from vaelab.posteriors import NormalPosterior
 from vaelab.priors import StandardNormalPrior
@@ -354,12 +354,20 @@ class SemiSupervisedVAE(Model):
         self.prior_noise_dim = self.prior.noise_dim + 1  # the last one draws the class where none is given
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe) -> Self:
+    def from_recipe(cls, recipe: Recipe, classifier_channels: Sequence[int] | None = None) -> Self:
+        """Args:
+        classifier_channels: of the convolutions of q(y|x); None = it has an encoder such as q(z|x, y) has.
+        """
         classes = recipe.num_classes
         if classes == 0:
             raise SettingError("model", "semi_supervised", NEEDS_LABELS)
         likelihood = recipe.likelihood()
-        classifier = Classifier(recipe.encoder(), classes)
+        if classifier_channels is None:
+            of_labels = recipe.encoder()
+        else:
+            channels = positive("model.classifier_channels", classifier_channels)
+            of_labels = ConvEncoder(recipe.image_shape, channels)
+        classifier = Classifier(of_labels, classes)
         encoder = recipe.encoder()
         posterior = recipe.posterior(encoder.num_features)
         return cls(

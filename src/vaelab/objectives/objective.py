@@ -47,6 +47,7 @@ class Objective(ABC):
     """
 
     takes_capacity = False
+    learns_evidence = True  # p(x): without it there is nothing to be measured but a classifier
     takes_sums = False  # over a discrete variable: each layer's terms, averaged
 
     def __init__(

@@ -54,13 +54,14 @@ class SemiSupervised(Objective):
 
 
 class Classification(Objective):
-    """log q(y|x) where y is given, 0 where it is not: the classifier alone, as a supervised network is trained.
+    """log q(y|x) where y is given, 0 where it is not: the classifier alone, as a supervised network is trained. Its accuracy is all that is measured.
 
     Args:
         num_samples, schedule, traits: see :class:`vaelab.objectives.ELBO`; only q(y|z) of a sample z takes more than one.
     """
 
     takes_sums = True
+    learns_evidence = False
 
     def __init__(
         self,

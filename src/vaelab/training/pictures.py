@@ -43,12 +43,14 @@ class Artist:
         model: with its weights, on any device.
         data: set up.
         noise: what the samples are made of: the same noise gives the same samples.
+        generates: the model has learned p(x); otherwise there is nothing to be drawn of it.
     """
 
-    def __init__(self, model: nn.Module, data: ImageDataModule, noise: Noise) -> None:
+    def __init__(self, model: nn.Module, data: ImageDataModule, noise: Noise, generates: bool = True) -> None:
         self.model: Any = model
         self.data = data
         self.noise = noise
+        self.generates = generates
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
 
@@ -189,6 +191,8 @@ SAMPLES_TITLE = {
 
 def draw(artist: Artist, rows: list[dict[str, float]], best_step: int | None) -> dict[str, Figure]:
     """Every picture of a finished run, by the name of its file."""
+    if not artist.generates:
+        return {"learning_curves": figures.learning_curves(rows, best_step=best_step)} if rows else {}
     codes, conditional = artist.codes(), artist.model.num_classes > 0
     pictures = {
         "samples": figures.samples(artist.samples(artist.num_samples), title=SAMPLES_TITLE[conditional]),
