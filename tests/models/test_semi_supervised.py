@@ -24,6 +24,7 @@ from vaelab.noise import ImageDraws, Noise, Split
 from vaelab.objectives import Classification, SemiSupervised
 from vaelab.posteriors import NormalPosterior
 from vaelab.priors import StandardNormalPrior
+from vaelab.training.step import OptimisationStep, StepSettings
 
 PIXELS, D, C, B, SIGMA = 3, 2, 3, 6, 0.4
 
@@ -275,3 +276,23 @@ def test_estimators_measure_the_accuracy_beside_the_evidence(kind: str) -> None:
 def test_a_model_of_classes_needs_data_with_labels(kind: str) -> None:
     with pytest.raises(SettingError, match="needs labels, and these data have none"):
         build_model({**CONFIG, "model": KINDS[kind]}, DataShape(IMAGE, 2, (0.0, 1.0), 0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_share_labelled_and_other_images_of_a_step_as_one_takes_them(kind: str) -> None:
+    model, batch = make(kind)
+    objective = SemiSupervised(classification_weight=3.0, traits=model.traits())
+    gradients = []
+    for ranks in (1, 2):
+        total: list[Tensor] = []
+        for rank in range(ranks):
+            step = OptimisationStep(
+                model, objective, lambda index, number, rows: Batch(batch.x[rows], batch.y[rows], index[rows]),
+                100, Noise(0), StepSettings(), rank, ranks,
+            )  # fmt: skip
+            step(batch.index, 0, torch.optim.SGD(model.parameters(), 0.0), Tensor.backward)
+            total.append(
+                nn.utils.parameters_to_vector([p.grad for p in model.parameters() if p.grad is not None])
+            )
+        gradients.append(torch.stack(total).mean(0))
+    torch.testing.assert_close(gradients[1], gradients[0])

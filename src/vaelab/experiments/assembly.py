@@ -160,7 +160,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
 
 def _initialise_prior(model: Any, data: ImageDataModule, noise: Noise) -> None:
     """Hand training images to a prior that starts from some."""
-    wanted = getattr(model.prior, "num_images_wanted", 0)
+    wanted = getattr(getattr(model, "prior", None), "num_images_wanted", 0)  # m1_m2 has none of its own
     if wanted > data.size("train"):
         raise SettingError(
             "prior.num_components", wanted, f"must be at most the {data.size('train')} training images"
