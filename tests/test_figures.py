@@ -41,6 +41,7 @@ def pictures(c=1, h=28, w=28):
         "beside real": figures.beside_real(
             [images(5), images(1)], [images(5), images(2)], ["0", "a long name"], "title"
         ),
+        "analogies": figures.analogies(images(3), images(3, 10), range(10)),
         "neighbours": figures.neighbours(images(5), images(5, 4), rng.random((5, 4))),
         "latents": figures.latents(z, np.arange(200) % 11 - 1, (0.5, 0.25), ("PC 1", "PC 2")),
         "curves": figures.learning_curves(
@@ -287,6 +288,7 @@ def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
         lambda: figures.traversal(np.zeros((2, 3, 1, 8, 8)), [0, 1], [0, 1], [0.0, 0.0]),
         lambda: figures.manifold(np.zeros((2, 3, 1, 8, 8)), [0, 1]),
         lambda: figures.interpolation(np.zeros((2, 2, 1, 8, 8))),
+        lambda: figures.analogies(np.zeros((2, 1, 8, 8)), np.zeros((2, 4, 1, 8, 8)), range(3)),
         lambda: figures.neighbours(np.zeros((2, 1, 8, 8)), np.zeros((3, 4, 1, 8, 8)), np.zeros((3, 4))),
         lambda: figures.neighbours(np.zeros((2, 1, 8, 8)), np.zeros((2, 4, 1, 8, 8)), np.zeros((2, 3))),
         lambda: figures.latents(np.zeros((3, 3)), np.zeros(3)),
@@ -323,6 +325,19 @@ def test_a_sample_stands_framed_before_its_neighbours_the_nearest_first():
     columns = np.nonzero((image == frame).all(axis=-1).any(axis=0))[0]
     assert columns.max() < across.index(102)
     assert "1.5" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_the_image_of_an_analogy_stands_framed_before_its_classes():
+    greys = np.array([0.2, 0.4, 0.6])
+    images = np.broadcast_to(greys[:, None, None, None], (3, 1, 8, 8))
+    figure = figures.analogies(images[None, 0], images[None, 1:], [4, 7])
+    image = pixels(figure)
+    across = [int(v) for v in image[-PAD - 10, :, 0]]
+    assert [v for i, v in enumerate(across) if v in (51, 102, 153) and v != across[i - 1]] == [51, 102, 153]
+    frame = tuple(int(VAL[i : i + 2], 16) for i in (1, 3, 5))
+    columns = np.nonzero((image == frame).all(axis=-1).any(axis=0))[0]
+    assert columns.max() < across.index(102)
+    assert {"data", "4", "7"} <= {text.get_text() for text in figure.axes[0].texts}
 
 
 def test_rows_of_neighbours_that_do_not_fit_are_counted_in_the_title():

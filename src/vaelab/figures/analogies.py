@@ -26,6 +26,7 @@ def analogies(x: ArrayLike, images: ArrayLike, labels: Sequence[int]) -> Figure:
         np.concatenate([data[:, None], shown], axis=1),
         column_labels=["data", *(str(label) for label in labels)],
         column_gaps=[3 * gap, *[gap] * (len(labels) - 1)],
+        row_gaps=[2 * gap] * len(shown),
         title="analogies: the code z of a test image in each class y",
     )
     for row in range(len(data)):
