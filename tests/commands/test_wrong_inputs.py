@@ -61,13 +61,13 @@ INTEGER, POSITIVE, SEED = (
     "must be a positive integer",
     "must be an integer from 0 to 2**63 - 1",
 )
-VALIDATION = "must be what validation measures, val/elbo, val/rate, val/distortion, val/active_units, because it selects the checkpoint"
+VALIDATION = "must be what validation measures, val/elbo, val/rate, val/distortion, val/active_units, val/accuracy, because it selects the checkpoint"
 NO_EFFECT = "has no effect under manual optimisation: use"
 # what is typed -> the message behind it; (setting=value, rule) where what is wrong is called otherwise than it was typed
 WRONG: dict[str, str | tuple[str, str]] = {
     # names
     "encoder=mpl": "no such entry in group 'encoder'; allowed: conv, gated_conv, gated_mlp, mlp, resnet (did you mean 'mlp'?)",
-    "experiment=refrence": "no such entry in group 'experiment'; allowed: comparison, iwae_iwae5, iwae_iwae50, iwae_iwae50_text, iwae_iwae5_text, iwae_vae1, iwae_vae1_text, iwae_vae50, iwae_vae50_text, quickstart, rate_distortion, reference, search (did you mean 'reference'?)",
+    "experiment=refrence": "no such entry in group 'experiment'; allowed: augmentation, comparison, iwae_iwae5, iwae_iwae50, iwae_iwae50_text, iwae_iwae5_text, iwae_vae1, iwae_vae1_text, iwae_vae50, iwae_vae50_text, quickstart, rate_distortion, reference, search, semi_supervised, supervised (did you mean 'reference'?)",
     "latent_dmi=3": "unknown setting (did you mean 'latent_dim'?)",
     "+encoder.hiden=[3]": ("encoder.hiden=[3]", "unknown; allowed: hidden, activation (did you mean 'hidden'?)"),
     "likelihood.variance=pixel": "unknown setting with likelihood=bernoulli; it belongs to likelihood=gaussian",

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from vaelab.errors import SettingError
 from vaelab.runs import metrics
-from vaelab.runs.cards import Card, printable, read_cards, typed
+from vaelab.runs.cards import Card, printable, read_cards, shown, typed
 from vaelab.runs.containment import check_contained
 from vaelab.runs.directory import RunDirectory
 from vaelab.runs.files import read_yaml
@@ -286,8 +286,8 @@ def _table(ranking: Ranking) -> Table:
 def _cell(card: Card | None) -> str:
     if card is None:
         return ""
-    error = f" ± {card.se_images:.2f}" if card.se_images else ""
-    return f"{card.value:.2f}{error}" + (" !" if card.warning else "")
+    error = f" ± {shown(card, card.se_images)}" if card.se_images else ""
+    return f"{shown(card, card.value)}{error}" + (" !" if card.warning else "")
 
 
 def column_of(card: Card) -> tuple[str, str, int, int]:
