@@ -47,10 +47,21 @@ def test_a_run_says_which_labels_it_was_told_and_how_often_it_is_right(
     assert (card.units, card.num_images, card.estimator) == ("accuracy", 360, "classifier")
     assert card.se_images == pytest.approx((share * (1 - share) / 359) ** 0.5)
     rows = read(run.metrics_file)
-    assert [row["val/accuracy"] for row in rows if "val/accuracy" in row]
+    assert len([row["val/accuracy"] for row in rows if "val/accuracy" in row]) == 2
+    assert all(0 <= row["val/active_units"] <= 4 for row in rows if "val/active_units" in row)
     assert {path.name for path in run.figures.iterdir()} >= {"analogies.png", "samples.png"}
     model: Any = vaelab.load(run.path)
     assert model.classify(torch.zeros(2, 1, 8, 8)).exp().sum(-1).tolist() == pytest.approx([1, 1])
+
+
+def test_of_a_classifier_alone_its_accuracy_is_all_that_is_measured_and_drawn(
+    compose: Compose, tmp_path: Path
+) -> None:
+    alone = ("objective=classification", "data.labelled_per_batch=60", "trainer.max_epochs=1")
+    run = RunDirectory(train(compose(*M2, *alone, f"paths.log_dir={tmp_path}")).directory)
+    assert [card.metric for card in read_cards(run.evaluation_file)] == ["accuracy"]
+    assert [path.name for path in run.figures.iterdir()] == ["learning_curves.png"]
+    assert read(run.metrics_file)[-1]["step"] == 20  # an epoch of all 1,200 images
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,9 @@ def test_the_terms_without_a_label_are_those_with_each_label_summed(kind: str) -
         bounds = torch.stack([bound_of(of, closed_form).elbo for of in of_labels], -1)
         summed = (log_q.exp() * (bounds - log_q)).sum(-1)
         torch.testing.assert_close(bound_of(terms, closed_form).elbo, summed)
+    if kind == "m2":
+        means = torch.stack([of.layers[1].mean for of in of_labels], 1)
+        torch.testing.assert_close(terms.layers[1].mean, (log_q.exp().unsqueeze(-1) * means).sum(1))
     weights = torch.stack([of.log_w for of in of_labels]).logsumexp(0)
     torch.testing.assert_close(terms.log_w, weights)
 

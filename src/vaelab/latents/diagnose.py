@@ -160,7 +160,9 @@ def _probes(
 ) -> tuple[Probe | None, Probe | None]:
     reason = "no training images were given" if train_batches is None else None
     if reason is None and model.num_classes > 0:
-        reason = "q(z|x) is given the labels"  # the probe would be told what it is asked
+        # the probe would be told what it is asked
+        given, found = "q(z|x) is given the labels", "q(z|x, y) is of the class that q(y|x) has found"
+        reason = found if model.infers_labels else given
     if reason is None and not (code.labels >= 0).any():
         reason = "no image has a label"
     if reason is not None or train_batches is None:

@@ -119,8 +119,9 @@ class LabelTerms(Layer):
         return (self.log_q - self.log_p)[0].unsqueeze(-1)
 
     @property
-    def mean(self) -> None:
-        return None
+    def mean(self) -> Tensor:
+        """``[B, 0]``."""
+        return self.z[0]
 
     @property
     def stddev(self) -> None:
@@ -172,8 +173,10 @@ class SummedLayer(Layer):
         return None if kl is None else self.average(kl.mT).mT
 
     @property
-    def mean(self) -> None:
-        return None
+    def mean(self) -> Tensor | None:
+        """E z ``[B, D]`` over classes, too."""
+        mean = self.layer.mean
+        return None if mean is None else self.average(mean.mT).mT
 
     @property
     def stddev(self) -> None:
