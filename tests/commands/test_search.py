@@ -86,7 +86,7 @@ def test_a_search_its_continuation_and_what_it_prints(command: Command) -> None:
     again = f"vae-train -m hydra/sweeper=grid data=digits logger=none trainer=cpu latent_dim={best['latent_dim']} optimizer.lr={best['optimizer.lr']} seed=0,1,2,3,4"
     assert f"\n  {again}\n" in out
     assert "\n6 trials: 6 completed\n" in out
-    assert out.splitlines()[-1] == str(folder)
+    assert out.splitlines()[-2:] == [str(folder), f"report  {folder}/report.html"]
 
     status, out, _ = command(*typed, "sweep.trials=8")
     assert status == 0, out

@@ -342,7 +342,7 @@ def _axis(found: Sequence[Any]) -> tuple[dict[str, Any], Any]:
     """An axis for the values of a setting, and where a value stands on it."""
     if all(is_number(v) for v in found):
         levels = sorted({*found})
-        axis: dict[str, Any] = {"type": "log"} if evener_in_log(levels) else {"type": "linear"}
+        axis: dict[str, Any] = {"type": "log", "dtick": "D2"} if evener_in_log(levels) else {"type": "linear"}
         if len(levels) <= 8:
             axis |= {"tickmode": "array", "tickvals": levels, "ticktext": [f"{v:g}" for v in levels]}
         return axis, lambda v: v
