@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ def check_conventions(page: Page) -> None:
         target = link.attributes["href"] or ""
         assert not target.startswith("#") or target[1:] in ids, target
     levels = [int(one.tag[1]) for one in page.elements if re.fullmatch(r"h[1-6]", one.tag)]
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:])), levels
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), levels
     for chart in page.charts:
         assert chart["id"] in ids
     assert page.source.count("<figcaption>") == len(page.all("figure"))
