@@ -66,7 +66,8 @@ def _of_sweep(found: Sweep, page: Path, where: str) -> Content:
     blocks = sweep_table.by_score(found)
     titles = _distinctions([block.record for block in blocks])
     parts, drawn = [], []
-    search = _search(found.folder)
+    damage = [*found.damage]
+    search = _search(found.folder, damage)
     for i, (block, title) in enumerate(zip(blocks, titles), 1):
         id_ = f"block-{i}"
         order = sweep_table.explained(block)
@@ -88,7 +89,7 @@ def _of_sweep(found: Sweep, page: Path, where: str) -> Content:
         "statuses": statuses,
         "shared": list(found.shared),
         "swept": list(found.swept),
-        "damage": [*found.damage, *(f"{row.path.name}: {'; '.join(row.damage)}" for row in found.unreadable[:MOST_ERRORS])],
+        "damage": [*damage, *(f"{row.path.name}: {'; '.join(row.damage)}" for row in found.unreadable[:MOST_ERRORS])],
         "parts": parts,
         "apart": _apart_in([block.record for block in blocks]),
         "rest": [_settings_text(one) for one in rest[:MOST_ERRORS]],
@@ -383,17 +384,20 @@ def _rate_distortion(found: Sweep) -> list[Chart]:
     return drawn  # fmt: skip
 
 
-def _search(folder: Path) -> dict[str, Any] | None:
+def _search(folder: Path, damage: list[str]) -> dict[str, Any] | None:
     """``search.json``, as far as there is one that can be read."""
     if not (folder / SEARCH).is_file():
         return None
     try:
         record = read_json(folder / SEARCH)
-    except SettingError:
+    except SettingError as error:
+        damage.append(f"{SEARCH} {error.rule}")
         return None
     good = isinstance(record, dict) and record.get("schema") == 1
-    good = good and isinstance(record.get("trials"), list) and isinstance(record.get("objectives"), dict)
-    return record if good else None
+    if not (good and isinstance(record.get("trials"), list) and isinstance(record.get("objectives"), dict)):
+        damage.append(f"{SEARCH} is no record of a search of schema 1")
+        return None
+    return record
 
 
 def _of_search(record: Mapping[str, Any]) -> tuple[list[Chart], list[str]]:
