@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaelab.noise import Noise, Stream
-from vaelab.tasks import Augmentation, Geometry, Recipe, augmentation
+from vaelab.tasks import Augmentation, Geometry, Recipe, augmentation_gain
 from vaelab.tasks import augmentation as room
 from vaelab.tasks.augmentation import ARMS
 
@@ -43,7 +43,7 @@ def lies(index: Tensor, own: Noise, step: int) -> Tensor:
 
 def found(generate: room.Generate = truth, seed: int = 0, **settings: Any) -> Augmentation:
     settings = {"repetitions": 2, "recipe": SHORT, **settings}
-    return augmentation(
+    return augmentation_gain(
         TRAIN_X, TRAIN_Y, TEST_X, TEST_Y, generate, Noise(seed), num_classes=CLASSES, **settings
     )
 
@@ -70,7 +70,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Tensor
 
 
 def test_the_truth_helps_and_lies_do_harm() -> None:
-    helped, harmed = found(truth, recipe=LONG), found(lies, recipe=LONG)
+    helped, harmed = found(truth, recipe=LONG), found(lies, recipe=LONG, repetitions=1)
     estimate = helped.gain("gain")
     assert estimate.value > 2 * math.hypot(estimate.se_images or 1, estimate.se_mc or 1)
     assert helped.gain("gain_beside_geometric").value > 0.05
@@ -79,7 +79,7 @@ def test_the_truth_helps_and_lies_do_harm() -> None:
     assert harmed.accuracy("samples").value < 0.1
     # the arms without a model are the same, whatever it is
     for arm in ("real", "geometric"):
-        assert torch.equal(helped.right[arm], harmed.right[arm])
+        assert torch.equal(helped.right[arm][:1], harmed.right[arm])
 
 
 def test_a_share_of_nothing_is_real_bit_for_bit_and_one_of_all_is_samples(trained: Any) -> None:

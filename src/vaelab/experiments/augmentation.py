@@ -1,4 +1,4 @@
-"""What a classifier gains by images of a finished run: :func:`vaelab.tasks.augmentation` as an entry of the group ``estimator``."""
+"""What a classifier gains by images of a finished run: :func:`vaelab.tasks.augmentation_gain` as an entry of the group ``estimator``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vaelab.tasks.augmentation import (
     SAMPLES,
     Augmentation,
     Geometry,
-    augmentation,
+    augmentation_gain,
 )
 from vaelab.tasks.classifier import Recipe
 
@@ -39,14 +39,14 @@ ONE = "one repetition: nothing is known of how much another classifier would dif
 
 @dataclass(frozen=True)
 class AugmentationDiagnostic(Diagnostic):
-    """Accuracy of classifiers trained on the run's training images, on images of its model, on both, and on shifted and turned ones; see :func:`augmentation`.
+    """Accuracy of classifiers trained on the run's training images, on images of its model, on both, and on shifted and turned ones; see :func:`augmentation_gain`.
 
     A classifier sees grey images as they are stored, whatever pixels the model was trained on, and beside them the means of p(x|z, y).
 
     Attributes:
         source: what the model makes. ``prior``: new images of the same class, z from p(z|y). ``posterior``: the image itself by way of a code z from q(z|x, y), for
             which a model needs no labels.
-        share, repetitions: see :func:`augmentation`.
+        share, repetitions: see :func:`augmentation_gain`.
         steps, batch_size: of a classifier, see :class:`Recipe`.
         shift, angle: see :class:`Geometry`.
 
@@ -105,7 +105,7 @@ class AugmentationDiagnostic(Diagnostic):
         def generate(index: Tensor, own: Noise, step: int) -> Tensor:
             return self._generated(subject, y[index], index, own, step)
 
-        found = augmentation(
+        found = augmentation_gain(
             x,
             y,
             data.grey(subject.split, subject.index),

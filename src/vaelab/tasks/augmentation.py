@@ -86,7 +86,7 @@ class Augmentation:
         return _estimate(with_ - without)
 
 
-def augmentation(
+def augmentation_gain(
     x: Tensor,
     y: Tensor,
     test_x: Tensor,
