@@ -1,4 +1,4 @@
-"""``vae-sample run=DIR``: a finished run's pictures, drawn again, and samples as numbers."""
+"""``vae-sample run=DIR``: a finished run's pictures, drawn again, and samples as files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaelab.commands import entry
 from vaelab.commands.entry import Typed
-from vaelab.errors import integer
-from vaelab.experiments.check import check_evaluation
+from vaelab.experiments.check import check_sampling
 from vaelab.runs import RunDirectory
 
 
@@ -20,8 +19,7 @@ def main() -> int:
 def task(cfg: DictConfig, typed: Typed) -> None:
     options: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     RunDirectory.open(options["run"])  # refused before torch is imported
-    check_evaluation(options)
-    integer("num_samples", options["num_samples"], 1)
+    check_sampling(options)
 
     from vaelab.experiments.sample import sample
 

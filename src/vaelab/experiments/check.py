@@ -26,6 +26,28 @@ REPLACED = {
 #: what of a run can be measured, or drawn
 CHECKPOINTS = ("selected", "best", "last")
 MEASURED_SPLITS = ("test", "val")
+#: what vae-sample makes; each is named as its file is, but for ``images`` and ``npz``
+SAMPLED = (
+    *(
+        "samples",
+        "images",
+        "npz",
+        "reconstructions",
+        "traversal",
+        "interpolation",
+        "arithmetic",
+        "manifold",
+        "latents",
+    ),
+    *("learning_curves", "animation"),
+)
+#: what of it an option is read by
+READ_BY = {
+    "label": ("samples", "images", "npz", "manifold"),
+    "from_image": ("interpolation",),
+    "to_image": ("interpolation",),
+    "arithmetic": ("arithmetic",),
+}
 #: what validation measures, and so what a checkpoint can be selected by
 VALIDATION = ("val/elbo", "val/rate", "val/distortion", "val/active_units", "val/accuracy")
 
@@ -333,3 +355,56 @@ def check_evaluation(options: dict[str, Any]) -> None:
         integer("num_images", options["num_images"], 1)
     if not isinstance(options.get("force", False), bool):
         raise SettingError("force", options["force"], "must be true or false")
+
+
+def check_sampling(options: dict[str, Any]) -> tuple[str, ...]:
+    """Refuse options of vae-sample that no run could follow. Returns what is asked for."""
+    check_evaluation(options)
+    for setting in ("num_samples", "single_images"):
+        integer(setting, options[setting], 1)
+    choice("pixels", options["pixels"], ("mean", "drawn"))
+    choice("dtype", options["dtype"], ("float32", "uint8"))
+    number(
+        "temperature",
+        options["temperature"],
+        "must be a number > 0; 1 = samples of the model",
+        lambda t: t > 0,
+    )
+    asked = options["what"] if isinstance(options["what"], list) else [options["what"]]
+    if asked == ["all"]:
+        asked = list(SAMPLED)
+    if not asked:
+        raise SettingError("what", asked, f"must be all, or some of {', '.join(SAMPLED)}")
+    for name in asked:
+        choice("what", name, SAMPLED)
+    for setting in ("label", "from_image", "to_image", "arithmetic"):
+        given = options[setting]
+        if given is None:
+            continue
+        numbers = given if isinstance(given, list) else [given]
+        if not numbers:
+            raise SettingError(setting, given, "must be null, a number or a list of numbers")
+        for value in numbers:
+            integer(setting, value, 0)
+        if not set(READ_BY[setting]) & set(asked):
+            readers = ", ".join(READ_BY[setting])
+            raise SettingError(
+                setting, given, f"is read by {readers}, of which what={options['what']} has none"
+            )
+    if (options["from_image"] is None) != (options["to_image"] is None):
+        missing = "from_image" if options["from_image"] is None else "to_image"
+        raise SettingError(missing, None, "from_image and to_image go together: between them is interpolated")
+    ends = [
+        value if isinstance(value, list) else [value]
+        for value in (options["from_image"], options["to_image"])
+    ]
+    if len(ends[0]) != len(ends[1]):
+        raise SettingError(
+            "to_image", options["to_image"], f"must be {len(ends[0])} images, as many as from_image"
+        )
+    classes = options["arithmetic"]
+    if classes is not None and (
+        not isinstance(classes, list) or len(classes) != 2 or classes[0] == classes[1]
+    ):
+        raise SettingError("arithmetic", classes, "must be two classes, as in arithmetic=[4,9]")
+    return tuple(dict.fromkeys(asked))

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.console import Console
 from vaelab import figures
 from vaelab.build import build
 from vaelab.data.protocol import BINARIZE
-from vaelab.errors import RunFailed, SettingError, choice
+from vaelab.errors import SettingError, choice
 from vaelab.evidence import Estimator
 from vaelab.experiments.assembly import Parts, build_trainer
 from vaelab.experiments.cards import card
@@ -27,7 +27,7 @@ from vaelab.experiments.check import check_evaluation
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, on_device
 from vaelab.experiments.foreign import SELECTED_BY, Elsewhere, import_weights
 from vaelab.experiments.ranks import RUN_DIRECTORY, is_main_process, refuse_tasks
-from vaelab.experiments.recording import interruption
+from vaelab.experiments.recording import interruptible
 from vaelab.experiments.screen import quiet_lightning
 from vaelab.experiments.stored import Stored, open_run, parts_of
 from vaelab.experiments.train import (
@@ -48,7 +48,6 @@ from vaelab.runs import (
 )
 from vaelab.runs.cards import comparable, table
 from vaelab.runs.environment import versions
-from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.runs.lock import held
 from vaelab.training import PerImageParts, TestProgress, Trainer, parts_progress
 from vaelab.training.arithmetic import full_float32
@@ -76,7 +75,7 @@ def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> lis
 
     Raises:
         SettingError: an option that no evaluation could follow; nothing was written.
-        RunFailed: it was interrupted; what is done is kept.
+        vaelab.errors.RunFailed: it was interrupted; what is done is kept.
     """
     refuse_tasks("vae-evaluate")
     check_evaluation(options)
@@ -199,7 +198,7 @@ def _measured(
                 return f"nothing is done yet, and {command} begins again{smaller}"
             return f"{command} goes on from the {len(done)} images that are done, in {folder}"
 
-        with _one_of_several_processes(stored.run), _interruptible(goes_on):
+        with _one_of_several_processes(stored.run), interruptible(goes_on):
             seconds = measure(parts, ready.trainer, per_image)
             if not is_main_process():
                 return [], []
@@ -226,7 +225,7 @@ def _looked_at(
     subject = ready.subject
     assert subject is not None
     with (
-        _interruptible(lambda: f"{command} begins again, nothing of {asked.name} is kept before its end"),
+        interruptible(lambda: f"{command} begins again, nothing of {asked.name} is kept before its end"),
         _settings_of(asked),
         full_float32(),
         parts_progress() as progress,
@@ -316,17 +315,3 @@ def _one_of_several_processes(run: RunDirectory) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(RUN_DIRECTORY)
-
-
-@contextmanager
-def _interruptible(what_next: Callable[[], str]) -> Iterator[None]:
-    """``what_next`` says how what is interrupted goes on."""
-    stop = StopRequest()
-    try:
-        with stop.watching():
-            yield
-    except (Interrupted, KeyboardInterrupt, SystemExit) as error:
-        found = interruption(error, stop)
-        assert found is not None
-        status, text = found
-        raise RunFailed(f"interrupted by {text}; {what_next()}", status) from error

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from vaelab import figures
 from vaelab.data.datamodule import ImageDataModule, SplitName
 from vaelab.errors import SettingError, choice, integer
-from vaelab.evidence.progress import Progress, told
+from vaelab.evidence.progress import Progress
 from vaelab.evidence.sample_quality import SampleQuality, sample_quality
 from vaelab.experiments.extractor import Extractor
-from vaelab.noise import Noise, Split, Stream
+from vaelab.noise import Noise
+from vaelab.training.samples import Sampler
 
 SAMPLES = ("means", "draws")
 SHOWN = 16  # samples in the picture
@@ -121,24 +122,17 @@ def check_fits(model: nn.Module, data: ImageDataModule, samples: str, num_neighb
         raise SettingError("num_neighbours", num_neighbours, rule)
 
 
-@torch.no_grad()
 def _generated(
     model: Any, data: ImageDataModule, noise: Noise, samples: str, n: int, progress: Progress | None = None
 ) -> list[Tensor]:
-    """Samples in batches, float32 in [0, 1], on the CPU; the first ones do not depend on ``n``."""
-    weight = next(model.parameters())
-    made = []
-    for index in told("samples", torch.arange(n).split(BATCH), progress):
-        eps = noise.image_normal(Stream.prior, Split.train, index, (model.prior_noise_dim,))
-        y = (index % model.num_classes).to(weight.device) if model.num_classes else None
-        p = model.sample(eps.to(weight.device, weight.dtype), y)
-        if samples == "means":
-            pixels = p.mean
-        else:
-            uniform = noise.image_uniform(Stream.pixels, Split.train, index, data.image_shape)
-            pixels = model.likelihood.draw(p, uniform.to(weight.device))
-        made.append(data.protocol.to_unit(pixels.float()).cpu())
-    return made
+    """Samples in batches, float32 in [0, 1], on the CPU, the classes in turn; the first ones do not depend on ``n``."""
+    sampler = Sampler(model, data, noise, pixels={"means": "mean", "draws": "drawn"}[samples])
+    made: list[Tensor] = []
+    for images in sampler.batches(n):
+        made.append(images)
+        if progress is not None:
+            progress("samples", sum(map(len, made)), n)
+    return list(torch.cat(made).split(BATCH))
 
 
 def _real(data: ImageDataModule, split: SplitName, index: Tensor, samples: str) -> list[Tensor]:

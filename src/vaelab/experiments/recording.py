@@ -61,6 +61,24 @@ def recorded(run: RunDirectory, redact: Callable[[str], str] = str) -> Iterator[
     _end(run, ending, ending.status, 0, ending.why)
 
 
+@contextmanager
+def interruptible(what_next: Callable[[], str]) -> Iterator[None]:
+    """For what has no ``status.json``: a signal ends it at once. ``what_next`` says how what is interrupted goes on.
+
+    Raises:
+        RunFailed: in place of the interruption.
+    """
+    stop = StopRequest()
+    try:
+        with stop.watching():
+            yield
+    except (Interrupted, KeyboardInterrupt, SystemExit) as error:
+        found = interruption(error, stop)
+        assert found is not None
+        status, text = found
+        raise RunFailed(f"interrupted by {text}; {what_next()}", status) from error
+
+
 def interruption(error: BaseException, stop: StopRequest) -> tuple[int, str] | None:
     """Exit status and name of what interrupted a run; None for what is no interruption."""
     if isinstance(error, Interrupted):

@@ -33,6 +33,7 @@ from vaelab.runs import (
 )
 from vaelab.runs.drift import Drift
 from vaelab.runs.environment import intra_op
+from vaelab.runs.frames import Frames
 from vaelab.runs.identity import is_recorded
 from vaelab.runs.lock import held
 from vaelab.runs.manifest import whole_manifest
@@ -159,6 +160,7 @@ def _cut_back(run: RunDirectory, found: Found | None) -> None:
                 writer.truncate_after(0 if found is None else found.step)
         elif found is not None:
             print(f"{path} is gone: what was logged up to step {found.step} is missing in it")
+    Frames(run.frames).cut_back(0 if found is None else found.step)
     run.skipped_batch_file.unlink(missing_ok=True)
     if found is None or not found.finished:  # what was measured was measured of other weights
         shutil.rmtree((run.path / PER_IMAGE).with_suffix(""), ignore_errors=True)

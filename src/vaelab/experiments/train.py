@@ -45,6 +45,7 @@ from vaelab.runs import (
     write_yaml,
 )
 from vaelab.runs.cards import table
+from vaelab.runs.frames import Frames
 from vaelab.runs.interruption import Interrupted, StopRequest
 from vaelab.runs.lock import held
 from vaelab.runs.manifest import missing
@@ -60,6 +61,7 @@ from vaelab.training import (
     Report,
     RunProgress,
     StepsDone,
+    TrackerPictures,
     Trainer,
     VAEModule,
     close_wandb,
@@ -67,7 +69,15 @@ from vaelab.training import (
     open_wandb,
 )
 from vaelab.training.checkpoints import Found, file_digest, newest, read_checkpoint
-from vaelab.training.loggers import WandbTracker, log_picture, mark_pruned, record_files, wandb_sweep
+from vaelab.training.loggers import (
+    WandbTracker,
+    extremes,
+    log_animation,
+    log_picture,
+    mark_pruned,
+    record_files,
+    wandb_sweep,
+)
 from vaelab.training.pictures import Artist
 
 #: the test's values, image by image
@@ -206,6 +216,9 @@ def carry_out(
         if config["trainer"]["enable_progress_bar"]:
             trainer.callbacks.insert(0, RunProgress(console.screen))  # pyright: ignore[reportAttributeAccessIssue]
         trainer.loggers = [MetricsFile(run.metrics_file), *_loggers(parts, run, ending, tracker_id)]
+        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, TrackerPictures):
+                callback.frames = Frames(run.frames)
         trainer.callbacks.append(StepsDone(ending.heartbeat))  # pyright: ignore[reportAttributeAccessIssue]
         started = time.perf_counter()
         checkpoints, step, seconds = _fit_and_test(parts, trainer, run, ending.stop, found, pruning)
@@ -414,6 +427,8 @@ def _close(logger: Any, exit_status: int, run: RunDirectory) -> None:
         except Exception as error:  # the run has its record already
             print(f"{type(logger).__name__} did not close: {error}")
         return
+    rows = read_metrics(run.metrics_file, OWN) if run.metrics_file.is_file() else []
+    logger.summarize(extremes(rows))
     upload = close_wandb(logger, exit_status, lambda: record_files(run))
     if upload is not None:
         print(f"W&B kept the run on disk; to upload it:  {upload}")
@@ -508,6 +523,13 @@ def _finish(
     for path in draw_pictures(artist, run, run.figures, checkpoints.best_step):
         with Image.open(path) as image:
             log_picture(trainer.loggers, f"figures/{path.stem}", np.asarray(image.convert("RGB")), step)
+    try:
+        animation = draw_animation(run, run.figures, parts.plan.steps_per_epoch)
+    except SettingError as error:  # somebody has changed a frame: no reason for the run to fail
+        print(f"no animation: {error}")
+        animation = None
+    if animation is not None:
+        log_animation(trainer.loggers, "figures/animation", animation, step)
     complete_manifest(
         run,
         Status.RUNNING,
@@ -527,3 +549,14 @@ def draw_pictures(artist: Artist, run: RunDirectory, folder: Path, best_step: in
     rows = read_metrics(run.metrics_file, OWN) if run.metrics_file.is_file() else []  # weights from elsewhere
     pictures = draw(artist, rows, best_step)
     return [figures.save(figure, folder / f"{name}.png") for name, figure in pictures.items()]
+
+
+def draw_animation(run: RunDirectory, folder: Path, steps_per_epoch: int) -> Path | None:
+    """The run's frames as ``samples.gif`` in ``folder``; None where it has none."""
+    frames = Frames(run.frames).read()
+    if not frames:
+        return None
+    labels = [f"step {frame.step:,}, epoch {frame.step / steps_per_epoch:.4g}" for frame in frames]
+    path = folder / "samples.gif"
+    write_atomically(path, figures.animation(np.stack([frame.picture for frame in frames]), labels))
+    return path

@@ -7,10 +7,19 @@ pixels.
 
 from vaelab.figures.analogies import analogies
 from vaelab.figures.augmentation import accuracies, beside_real
+from vaelab.figures.animation import animation
 from vaelab.figures.codes import latents, rate_per_dimension
 from vaelab.figures.curves import learning_curves
-from vaelab.figures.images import interpolation, manifold, neighbours, reconstructions, samples, traversal
-from vaelab.figures.style import save
+from vaelab.figures.images import (
+    arithmetic,
+    interpolation,
+    manifold,
+    neighbours,
+    reconstructions,
+    samples,
+    traversal,
+)
+from vaelab.figures.style import raster, save
 from vaelab.figures.sweeps import against_setting, rate_distortion
 
 __all__ = [
@@ -18,11 +27,14 @@ __all__ = [
     "against_setting",
     "analogies",
     "beside_real",
+    "animation",
+    "arithmetic",
     "interpolation",
     "latents",
     "learning_curves",
     "manifold",
     "neighbours",
+    "raster",
     "rate_distortion",
     "rate_per_dimension",
     "reconstructions",

@@ -14,16 +14,17 @@ from vaelab.figures.style import VAL, signed
 MOST = 400  # images in one picture
 
 
-def samples(images: ArrayLike, title: str | None = None) -> Figure:
-    """A near-square grid of ``images [n, C, H, W]``, row by row; of more than 400 the first 400 are drawn,
-    and the title says so.
+def samples(images: ArrayLike, title: str | None = None, columns: int | None = None) -> Figure:
+    """A grid of ``images [n, C, H, W]``, row by row, near-square if no number of ``columns`` is given; of
+    more than 400 the first 400 are drawn, and the title says so.
     """
     shown = checked(images, 4)
     count = len(shown)
     shown = shown[:MOST]
     if count > MOST:
         title = f"{title or 'samples'} (first {MOST} of {count})"
-    columns = int(np.ceil(np.sqrt(len(shown))))
+    if columns is None:
+        columns = int(np.ceil(np.sqrt(len(shown))))
     rows = int(np.ceil(len(shown) / columns))
     grid = np.full((rows * columns, *shown.shape[1:]), np.inf, dtype=np.float32)  # inf = nothing there
     grid[: len(shown)] = shown
@@ -51,28 +52,40 @@ def reconstructions(x: ArrayLike, x_hat: ArrayLike, title: str | None = None) ->
     ).figure
 
 
-def traversal(images: ArrayLike, values: ArrayLike, dims: Sequence[int], kl: Sequence[float]) -> Figure:
+def traversal(
+    images: ArrayLike,
+    values: ArrayLike,
+    dims: Sequence[int],
+    kl: Sequence[float] | None = None,
+    title: str = "latent traversal",
+) -> Figure:
     """``images [dims, steps, C, H, W]``: one row a latent dimension moved through ``values [steps]``, the
     others held fixed.
 
-    ``dims`` are the dimensions' numbers and ``kl`` their KL in nats per image, the most active first by
-    custom.
+    ``dims`` are the dimensions' numbers and ``kl`` their KL in nats per image where it is known, the most
+    active first by custom.
     """
     shown, values = checked(images, 5), np.asarray(values, dtype=float)
-    if not len(shown) == len(dims) == len(kl) or shown.shape[1] != len(values):
+    costs = [None] * len(dims) if kl is None else list(kl)
+    if not len(shown) == len(dims) == len(costs) or shown.shape[1] != len(values):
         raise ValueError(
-            f"images {shown.shape} must be [dims, steps, C, H, W] for {len(dims)} dims, {len(kl)} kl"
+            f"images {shown.shape} must be [dims, steps, C, H, W] for {len(dims)} dims, {len(costs)} kl"
             f" and {len(values)} values"
         )
+    words = ["" if cost is None else f" (KL {cost:.1f} nats)" for cost in costs]
     return Sheet(
         shown,
-        row_labels=[f"$z_{{{d}}}$ (KL {k:.1f} nats)" for d, k in zip(dims, kl, strict=True)],
+        row_labels=[f"$z_{{{d}}}${word}" for d, word in zip(dims, words, strict=True)],
         column_labels=[signed(v) for v in values],
-        title="latent traversal",
+        title=title,
     ).figure
 
 
-def manifold(images: ArrayLike, quantiles: ArrayLike) -> Figure:
+def manifold(
+    images: ArrayLike,
+    quantiles: ArrayLike,
+    title: str = "decoded plane, by quantiles of the prior ($z_0$ across, $z_1$ up)",
+) -> Figure:
     """The plane of a two-dimensional code, ``images [n, n, C, H, W]``.
 
     ``images[i, j]`` decodes z_0 = the prior's quantile ``quantiles[j]`` and z_1 = its quantile
@@ -87,13 +100,15 @@ def manifold(images: ArrayLike, quantiles: ArrayLike) -> Figure:
         gap=0,
         row_labels=labels[::-1],
         foot_labels=labels,
-        title="decoded plane, by quantiles of the prior ($z_0$ across, $z_1$ up)",
+        title=title,
     ).figure
 
 
-def interpolation(images: ArrayLike) -> Figure:
+def interpolation(
+    images: ArrayLike, row_labels: Sequence[str] = (), title: str = "interpolation between test images"
+) -> Figure:
     """``images [rows, steps, C, H, W]``: in each row the first and the last are images of the data, between
-    them decoded codes.
+    them decoded codes. A label may stand before each row.
     """
     shown = checked(images, 5)
     if shown.shape[1] < 3:
@@ -105,14 +120,40 @@ def interpolation(images: ArrayLike) -> Figure:
     gaps = [3 * gap, *[gap] * (steps - 3), 3 * gap]
     sheet = Sheet(
         shown,
+        row_labels=row_labels,
         column_labels=labels,
         column_gaps=gaps,
         row_gaps=[2 * gap] * len(shown),
-        title="interpolation between test images",
+        title=title,
     )
     for row in range(len(shown)):
         for column in (0, steps - 1):
             sheet.frame(row, column, VAL)
+    return sheet.figure
+
+
+def arithmetic(images: ArrayLike, classes: Sequence[tuple[int, int]], weights: ArrayLike) -> Figure:
+    """``images [rows, 1 + steps, C, H, W]``: in each row an image of the data, then its code decoded with
+    ``weights [steps]`` times the difference between the mean codes of two classes.
+
+    ``classes`` are the two of each row, from the first to the second.
+    """
+    shown, weights = checked(images, 5), np.asarray(weights, dtype=float)
+    if len(shown) != len(classes) or shown.shape[1] != 1 + len(weights):
+        raise ValueError(
+            f"images {shown.shape} must be [rows, 1 + steps, C, H, W] for {len(classes)} rows and {len(weights)} weights"
+        )
+    gap = gap_of(shown)
+    sheet = Sheet(
+        shown,
+        row_labels=[f"{a} → {b}" for a, b in classes],
+        column_labels=["data", *(signed(w) for w in weights)],
+        column_gaps=[3 * gap, *[gap] * len(weights)],
+        row_gaps=[2 * gap] * len(shown),
+        title="latent arithmetic: z + w (mean code of the second class − that of the first), by w",
+    )
+    for row in range(len(shown)):
+        sheet.frame(row, 0, VAL)
     return sheet.figure
 
 

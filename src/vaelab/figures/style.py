@@ -77,6 +77,14 @@ def save(figure: Figure, path: Path | str) -> Path:
     return path
 
 
+def raster(figure: Figure) -> Array:
+    """The picture as it would be written, ``[H, W, 3]``, uint8."""
+    with matplotlib.rc_context(STYLE):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def blank(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)

@@ -97,6 +97,7 @@ class MixturePrior(nn.Module):
     """
 
     needs_inference = False
+    choosing_dim = 1  # of the numbers in the noise of a sample, the last one says which component
 
     def __init__(self, latent_dim: int, num_components: int = 10, context_dim: int = 0) -> None:
         super().__init__()

@@ -41,6 +41,7 @@ class VampPrior(nn.Module):
     """
 
     needs_inference = True
+    choosing_dim = 1  # of the numbers in the noise of a sample, the last one says which component
     INITS = ("random", "data")
     #: how far from the ends of the pixel range an image starts, in parts of it: the slope of the sigmoid vanishes there
     MARGIN = 0.01

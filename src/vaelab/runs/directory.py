@@ -107,6 +107,11 @@ class RunDirectory:
     def figures(self) -> Path:
         return self.path / "figures"
 
+    @property
+    def frames(self) -> Path:
+        """Samples over the training, see :class:`vaelab.runs.frames.Frames`."""
+        return self.path / "frames"
+
     @classmethod
     def create(cls, parent: Path | str, name: str | None = None) -> RunDirectory:
         """Make ``<parent>/<YYYY-MM-DD_HH-MM-SS>_<6 hex>/`` (local time), or ``<parent>/<name>/``, with its

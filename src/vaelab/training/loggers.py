@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import math
 import netrc
 import os
 import queue
@@ -27,6 +28,13 @@ TRACKER_SECONDS = 4.5  # a tracker may take 5 s to open and 5 s to close; ending
 ONLINE_SECONDS = 3.0  # of which its server may take so long to answer; the rest is for opening it offline
 WAITING = 1_000  # records that wait for the tracker's thread: a tracker that far behind hangs
 AXIS = "trainer/global_step"
+#: what is drawn over the optimizer step: numbers, pictures while it trains, and those of its end
+OVER_STEPS = (
+    *("train/*", "val/*", "test/*", "optim/*", "time/*"),
+    *("samples", "reconstructions", "traversal", "interpolation", "latents", "figures/*"),
+)
+#: of which numbers the summary has the least or the greatest of the whole run, beside the last
+EXTREMES = {"loss": "min", "distortion": "min", "nll": "min", "elbo": "max"}
 
 
 class MetricsFile(Logger):
@@ -185,6 +193,17 @@ class WandbTracker(Logger):
         self._submit(log)
 
     @rank_zero_only
+    def log_animation(self, key: str, path: Path, step: int) -> None:
+        """A GIF, of which W&B copies the file."""
+
+        def log() -> None:
+            import wandb
+
+            self.run.log({key: wandb.Video(str(path), format="gif"), AXIS: step})
+
+        self._submit(log)
+
+    @rank_zero_only
     def tag(self, name: str) -> None:
         """Give the run a tag beside those that it has."""
 
@@ -338,7 +357,8 @@ def open_wandb(
         )  # fmt: skip
         _forget_import_hooks()
         run.define_metric(AXIS)
-        run.define_metric("*", step_metric=AXIS)
+        for metric in OVER_STEPS:
+            run.define_metric(metric, step_metric=AXIS)
         return run
 
     reason = None
@@ -470,3 +490,34 @@ def log_picture(loggers: Sequence[Logger], key: str, picture: np.ndarray, step: 
             logger.log_picture(key, picture, step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(key, picture, step, dataformats="HWC")
+
+
+def log_animation(loggers: Sequence[Logger], key: str, path: Path, step: int) -> None:
+    """A GIF under a stable key in the loggers that show such."""
+    for logger in loggers:
+        if isinstance(logger, WandbTracker):
+            logger.log_animation(key, path, step)
+
+
+def extremes(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The best values of a run's training and validation, ``{"min/train/loss": 98.1, "max/val/elbo": -101.2, ...}``.
+
+    W&B's own minima (``define_metric(summary="min")``) would take the place of the plain value, which is that of the selected checkpoint.
+
+    Args:
+        rows: of ``metrics.csv``.
+
+    >>> extremes([{"step": 1, "train/loss": 3.0}, {"step": 2, "train/loss": float("nan"), "val/elbo": -2.0}])
+    {'min/train/loss': 3.0, 'max/val/elbo': -2.0}
+    """
+    found: dict[str, float] = {}
+    for row in rows:
+        for key, value in row.items():
+            split, _, metric = key.partition("/")
+            which = EXTREMES.get(metric)
+            if split not in ("train", "val") or which is None or not math.isfinite(value):
+                continue
+            name = f"{which}/{key}"
+            better = min if which == "min" else max
+            found[name] = better(found.get(name, value), value)
+    return found
