@@ -1,6 +1,6 @@
 """Speed, as ratios to what the hardware could do: seconds of each variant, measured in turn in one process.
 
-    .venv/bin/python scripts/bench.py train|evaluate|sweep [--repetitions 5] [--write docs/benchmarks.md]
+    .venv/bin/python scripts/bench.py train|evaluate|sample|sweep [--repetitions 5] [--write docs/benchmarks.md]
 
 What else the machine does hits all variants alike; what counts are the ratios of medians.
 """
@@ -18,11 +18,12 @@ from pathlib import Path
 from types import ModuleType
 
 import bench_evaluate
+import bench_sample
 import bench_sweep
 import bench_train
 from vaelab.commands.environment import let_threads_sleep
 
-BENCHMARKS = {"train": bench_train, "evaluate": bench_evaluate, "sweep": bench_sweep}
+BENCHMARKS = {"train": bench_train, "evaluate": bench_evaluate, "sample": bench_sample, "sweep": bench_sweep}
 
 
 def main() -> int:

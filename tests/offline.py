@@ -17,6 +17,8 @@ class OfflineRun:
     rows: list[dict[str, str]] = field(default_factory=list)
     summary: dict[str, str] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=dict)
+    #: metric, or pattern of metrics -> what it is drawn over
+    axes: dict[str, str] = field(default_factory=dict)
     exit_codes: list[int] = field(default_factory=list)
     run_id: str = ""
     sweep_id: str = ""
@@ -54,6 +56,9 @@ def content(folder: Path) -> OfflineRun:
                 found.rows.append(_values(parsed.history.item))
             case "summary":
                 found.summary |= _values(parsed.summary.update)
+            case "metric":
+                metric = parsed.metric
+                found.axes[metric.name or metric.glob_name] = metric.step_metric
             case "exit":
                 found.exit_codes.append(parsed.exit.exit_code)
             case "run":

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from vaelab.build import build
 from vaelab.errors import SettingError
 from vaelab.experiments.assembly import assemble, build_trainer
-from vaelab.experiments.check import KNOWN, VALIDATION, check
+from vaelab.experiments.check import KNOWN, SAMPLED, VALIDATION, check, check_sampling
 from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.train import train
 from vaelab.runs import Secrets
@@ -116,7 +116,21 @@ def test_the_commands_beside_vae_train_compose(compose: Compose) -> None:
         assert set(evaluate[group].values()) == {None}
         assert evaluate[group].keys() <= defaults[group].keys()
     sample = compose("run=somewhere", config_name="sample")
-    assert sample.keys() == {"run", "checkpoint", "seed", "num_samples", "paths"}
+    assert sample.keys() == {
+        *(
+            "run",
+            "what",
+            "checkpoint",
+            "seed",
+            "num_samples",
+            "single_images",
+            "pixels",
+            "dtype",
+            "temperature",
+        ),
+        *("label", "from_image", "to_image", "arithmetic", "trainer", "paths"),
+    }
+    assert check_sampling(sample) == SAMPLED
 
 
 LIKELIHOODS = ("bernoulli", "gaussian_decoder", "gaussian_learned", "gaussian_constant")

@@ -42,6 +42,10 @@ def pictures(c=1, h=28, w=28):
             [images(5), images(1)], [images(5), images(2)], ["0", "a long name"], "title"
         ),
         "analogies": figures.analogies(images(3), images(3, 10), range(10)),
+        "labelled interpolation": figures.interpolation(
+            images(2, 6), ["images 0 → 8, linear", "images 0 → 8, spherical"], "t" * 60
+        ),
+        "arithmetic": figures.arithmetic(images(2, 4), [(4, 9), (9, 4)], [0, 0.5, 1]),
         "neighbours": figures.neighbours(images(5), images(5, 4), rng.random((5, 4))),
         "latents": figures.latents(z, np.arange(200) % 11 - 1, (0.5, 0.25), ("PC 1", "PC 2")),
         "curves": figures.learning_curves(
@@ -362,3 +366,44 @@ def test_accuracies_are_drawn_from_above_with_means_and_errors():
     (mean, _, (line,)) = bars[0].lines
     assert mean.get_xdata() == pytest.approx([0.6])
     assert line.get_segments()[0][:, 0] == pytest.approx([0.5, 0.7])
+
+
+def test_an_animation_shows_every_frame_under_its_label_and_lasts_longest_on_the_last():
+    frames = rng.integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+    content = figures.animation(
+        frames, ["step 0", "step 10", "a label that is wider than the images are, by far"]
+    )
+    assert content == figures.animation(
+        frames, ["step 0", "step 10", "a label that is wider than the images are, by far"]
+    )
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.n_frames, image.info["loop"]) == (3, 0)
+        seconds = []
+        for i, frame in enumerate(frames):
+            image.seek(i)
+            seconds.append(image.info["duration"])
+            shown = np.asarray(image.convert("RGB")).astype(int)
+            scale = 448 // 24
+            below = shown[-PAD - 16 * scale : -PAD, PAD : PAD + 24 * scale]
+            # 256 colours for 384 random ones
+            assert np.abs(below[::scale, ::scale] - frame).mean() < 25
+            assert (shown[:PAD] == 255).all()
+            assert (shown[:, -PAD // 2 :] == 255).all(), "nothing is cut off"
+            assert (shown[PAD : -PAD - 16 * scale] < 128).any(), "the label is there"
+        assert seconds == [200, 200, 2000]
+
+
+def test_an_animation_of_grey_frames_is_grey():
+    frames = np.repeat(rng.integers(0, 256, (2, 8, 8, 1), dtype=np.uint8), 3, axis=-1)
+    with Image.open(io.BytesIO(figures.animation(frames, ["a", "b"]))) as image:
+        image.seek(1)
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    assert (shown == shown[..., :1]).all()
+    below = shown[-PAD - 448 : -PAD, PAD : PAD + 448][::56, ::56]
+    assert np.abs(below - frames[1]).max() <= 3, "64 greys"
+
+
+@pytest.mark.parametrize("frames, labels", [(np.zeros((0, 8, 8, 3), np.uint8), []), (np.zeros((1, 8, 8, 1), np.uint8), ["a"]), (np.zeros((1, 8, 8, 3)), ["a"]), (np.zeros((1, 8, 8, 3), np.uint8), [])])  # fmt: skip
+def test_what_is_no_animation_is_refused(frames, labels):
+    with pytest.raises(ValueError, match=r"frame"):
+        figures.animation(frames, labels)

@@ -90,6 +90,10 @@ def same(a: RunDirectory, b: RunDirectory) -> None:
     found = differences(a, b)
     assert not found, "\n".join(map(str, found))
     assert len(read(a.metrics_file)) == len(read(b.metrics_file))
+    frames = [{path.name: path.read_bytes() for path in (run.path / "frames").iterdir()} for run in (a, b)]
+    assert frames[0] == frames[1]
+    assert len(frames[0]) == 1 + STEPS // 10, "before the first step, and after each epoch"
+    assert (a.figures / "samples.gif").read_bytes() == (b.figures / "samples.gif").read_bytes()
     for name in ("per_image.npz",):
         with np.load(a.path / name) as left, np.load(b.path / name) as right:
             assert set(left.files) == set(right.files)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from vaelab.experiments.train import Result, make_cards, train
 from vaelab.runs import RunDirectory, read_cards, read_manifest, read_status, read_yaml
 from vaelab.runs.metrics import read
 from vaelab.training import VAEModule, read_checkpoint
+from vaelab.training.samples import Sampler
 
 Compose = Callable[..., dict[str, Any]]
 OVERRIDES = ("data=digits", "data.batch_size=128", "data.binarize=dynamic", "latent_dim=2", "trainer.max_epochs=3", "trainer=cpu", "encoder.hidden=[64]", "decoder.hidden=[64]",
@@ -68,11 +71,13 @@ def test_the_run_directory_holds_everything(finished: Result) -> None:
         "latents",
         "learning_curves",
         "manifold",
+        "arithmetic",
     )
     expected = {"config.yaml", "overrides.yaml", "manifest.json", "status.json", "metrics.csv", "evaluation.json", "per_image.npz", "model.safetensors",
                 "console.log", "fingerprint.csv",
                 *(f"checkpoints/{name}.ckpt{end}" for name in ("last", "previous", "best") for end in ("", ".sha256")),
-                *(f"figures/{name}.png" for name in pictures)}  # fmt: skip
+                *(f"figures/{name}.png" for name in pictures), "figures/samples.gif",
+                *(f"frames/step_{step}.png" for step in (0, 10, 20, 30))}  # fmt: skip
     code = [part for part in (read_manifest(run)["code"][key] for key in ("patch", "untracked")) if part is not None]  # fmt: skip
     assert names == expected | {part["file"] for part in code}, "code/ only where the working tree has more than its commit"  # fmt: skip
     assert read_yaml(run.overrides_file) == list(OVERRIDES)
@@ -201,22 +206,134 @@ def test_evaluating_refuses(finished: Result, compose: Compose, wrong: dict[str,
 
 
 def test_sampling_is_reproducible_and_leaves_the_pictures_of_the_run_alone(
-    finished: Result, compose: Compose
+    finished: Result, compose: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = finished.directory / "figures" / "samples.png"
-    before = picture.read_bytes()
+    made = finished.directory / "figures"
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
     folder = finished.directory / "samples" / "selected_seed0"
-    paths = sample(options(finished, compose, "sample", num_samples=5))
-    assert {path.parent for path in paths} == {folder}
-    assert (folder / "samples.png").read_bytes() == before
+    paths = sample(options(finished, compose, "sample", num_samples=5, single_images=3))
+    assert {path.parent for path in paths} == {folder, folder / "images"}
+    pictures = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".png", ".gif")}
+    assert pictures.keys() == before.keys(), "everything that the run has"
+    same = [name for name in pictures if pictures[name] == before[name]]
+    assert same == list(pictures), "bit for bit"
     with np.load(folder / "samples.npz") as file:
+        assert file.files == ["images"]
         five = file["images"]
-    assert five.shape == (5, 1, 8, 8)
+    assert (five.shape, five.dtype) == ((5, 1, 8, 8), np.float32)
     assert 0 <= five.min() < five.max() <= 1
-    sample(options(finished, compose, "sample", num_samples=9, seed=3))
+    singles = sorted((folder / "images").iterdir())
+    assert [path.name for path in singles] == [f"sample_0000{i}.png" for i in range(3)]
+    for path, image in zip(singles, five, strict=False):
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), np.rint(255 * image[0]))
+    assert "5 images in" in capsys.readouterr().out
+    sample(options(finished, compose, "sample", num_samples=9, seed=3, what=["npz"]))
     with np.load(finished.directory / "samples" / "selected_seed3" / "samples.npz") as file:
         assert not np.allclose(file["images"][:5], five, atol=1e-3)
-    assert picture.read_bytes() == before
+    (paths,) = [sample(options(finished, compose, "sample", num_samples=600, what=["npz"], dtype="uint8"))]
+    with np.load(paths[0]) as file:
+        assert (file["images"].shape, file["images"].dtype) == ((600, 1, 8, 8), np.uint8)
+        np.testing.assert_array_equal(file["images"][:5], np.rint(255 * five))
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+
+
+def test_samples_of_another_kind_have_a_folder_of_their_own(finished: Result, compose: Compose) -> None:
+    asked = {"what": ["npz"], "num_samples": 40, "temperature": 0.5, "pixels": "drawn"}
+    (path,) = sample(options(finished, compose, "sample", **asked))
+    assert path.parent.name == "selected_seed0_temperature0.5_drawn"
+    with np.load(path) as file:
+        assert set(np.unique(file["images"])) == {0.0, 1.0}
+
+
+def test_interpolation_and_arithmetic_of_what_is_named(finished: Result, compose: Compose) -> None:
+    asked = {"what": ["interpolation", "arithmetic"], "from_image": [1, 2], "to_image": [3, 359]}
+    paths = sample(options(finished, compose, "sample", **asked, arithmetic=[4, 9]))
+    assert [path.name for path in paths] == ["interpolation_1_to_3_and_1_more.png", "arithmetic_4_to_9.png"]
+
+
+@pytest.mark.parametrize(
+    "wrong, names",
+    [
+        ({"what": "gif"}, r"what=gif: must be one of samples, images"),
+        ({"what": ["npz", "sample"]}, r"what=sample: .*did you mean 'samples'"),
+        ({"what": []}, r"what=\[\]: must be all"),
+        ({"num_samples": 0}, r"num_samples=0: must be a positive integer"),
+        ({"single_images": -1}, r"single_images=-1: must be a positive integer"),
+        ({"pixels": "draws"}, r"pixels=draws: must be one of mean, drawn"),
+        ({"dtype": "int8"}, r"dtype=int8: must be one of float32, uint8"),
+        ({"temperature": 0}, r"temperature=0: must be a number > 0"),
+        ({"temperature": "hot"}, r"temperature=hot: must be a number > 0"),
+        ({"label": 7}, r"label=7: this model is not conditional on labels"),
+        ({"label": "seven"}, r"label=seven: must be an integer >= 0"),
+        ({"label": 7, "what": ["latents"]}, r"label=7: is read by samples, images, npz, manifold, of which"),
+        ({"from_image": 3}, r"to_image=null: from_image and to_image go together"),
+        ({"from_image": [1, 2], "to_image": 3}, r"to_image=3: must be 2 images, as many as from_image"),
+        ({"from_image": 1, "to_image": 360}, r"to_image=360: must be from 0 to 359, the test images"),
+        ({"arithmetic": 4}, r"arithmetic=4: must be two classes"),
+        ({"arithmetic": [4, 4]}, r"arithmetic=\[4, 4\]: must be two classes"),
+        ({"arithmetic": [4, 12]}, r"the first 360 test images have no class 12"),
+        ({"trainer": {"accelerator": "abacus"}}, r"trainer\.accelerator=abacus"),
+    ],
+)
+def test_sampling_refuses(finished: Result, compose: Compose, wrong: dict[str, Any], names: str) -> None:
+    before = sorted(finished.directory.rglob("*"))
+    with pytest.raises(SettingError, match=names):
+        sample(options(finished, compose, "sample", **wrong))
+    assert sorted(finished.directory.rglob("*")) == before
+
+
+def test_sampling_that_is_interrupted_leaves_no_half_file_and_says_what_is_done(
+    finished: Result, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished.directory / "samples" / "selected_seed21"
+    asked = options(finished, compose, "sample", what=["samples", "npz"], num_samples=2000, seed=21)
+
+    def stopping(self: Sampler, start: int) -> Any:
+        if start == 1024:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return noise(self, start)
+
+    noise = Sampler._noise
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "_noise", stopping)
+        with pytest.raises(RunFailed, match="interrupted by SIGTERM; 1 files are done, in") as caught:
+            sample(asked)
+    assert caught.value.exit_status == 75
+    assert [path.name for path in folder.iterdir()] == ["samples.png"]
+    sample(asked)
+    assert sorted(path.name for path in folder.iterdir()) == ["samples.npz", "samples.png"]
+
+
+def test_a_conditional_model_is_sampled_by_label_and_a_run_without_frames_says_so(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("data=digits", "trainer=cpu", "trainer.max_steps=2", "latent_dim=3", "encoder.hidden=[8]", "decoder.hidden=[8]", "callbacks=none")  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("vaelab.experiments.train.draw_pictures", lambda *args: [])
+        result = train(compose(*settings, "model=conditional", "estimator=elbo"))
+    assert not (result.directory / "frames").exists()
+    assert not (result.directory / "figures" / "samples.gif").exists()
+    paths = sample(options(result, compose, "sample", label=[3, 7], num_samples=20, single_images=10))
+    folder = result.directory / "samples" / "selected_seed0_label3-7"
+    assert {path.parent for path in paths} == {folder, folder / "images"}
+    with np.load(folder / "samples.npz") as file:
+        assert file["labels"].tolist() == [3] * 8 + [7] * 8 + [3] * 4
+    assert (folder / "images" / "sample_00009_label7.png").is_file()
+    said = capsys.readouterr().out
+    assert "no animation: the training kept no frames" in said
+    assert "no arithmetic: this model is told the class" in said
+    assert "no manifold: the code has 3 dimensions" in said
+    assert not (folder / "manifold.png").exists()
+    before = sorted(result.directory.rglob("*"))
+    for wrong, names in (
+        ({"label": 10}, "label=10: must be from 0 to 9, the classes of the data"),
+        ({"what": ["manifold"]}, "what=manifold: cannot be made: the code has 3 dimensions"),
+        ({"what": ["animation"]}, "what=animation: cannot be made: the training kept no frames"),
+        ({"arithmetic": [1, 2]}, r"arithmetic=\[1, 2\]: cannot be done: this model is told the class"),
+    ):
+        with pytest.raises(SettingError, match=names):
+            sample(options(result, compose, "sample", **wrong))
+    assert sorted(result.directory.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,13 @@ from offline import ended
 from vaelab.runs import RunDirectory
 from vaelab.training import loggers
 from vaelab.training.loggers import (
+    AXIS,
+    OVER_STEPS,
     TRACKER_SECONDS,
     MetricsFile,
     WandbTracker,
     close_wandb,
+    extremes,
     log_picture,
     mark_pruned,
     open_wandb,
@@ -138,7 +141,8 @@ def test_every_row_and_picture_carries_the_optimizer_step_in_order(wandb: FakeWa
     assert run.rows[0] == {"train/loss": 2.5, "trainer/global_step": 10}
     assert run.rows[1]["trainer/global_step"] == 20
     assert run.rows[1]["samples"].shape == PICTURE.shape
-    assert ("*", "trainer/global_step") in run.metrics
+    assert {axis for name, axis in run.metrics if name != "trainer/global_step"} == {"trainer/global_step"}
+    assert {"*", "train/*", "val/*", "samples", "figures/*"} <= {name for name, _ in run.metrics}
     arguments = wandb.inits[0]
     assert (arguments["group"], arguments["tags"], arguments["config"]) == ("g", ["t"], {"seed": 3})
 
@@ -173,6 +177,22 @@ def test_what_stands_for_the_whole_run_is_said_after_its_values(wandb: FakeWandb
     tracker.summarize({"val/elbo": -2.0})
     close_wandb(tracker, 0)
     assert wandb.runs[0].summary == {"val/elbo": -2.0}
+
+
+def test_the_summary_has_the_best_values_of_the_whole_run() -> None:
+    rows = [
+        {"step": 1.0, "train/loss": 9.0, "train/elbo": -9.0, "train/rate": 1.0, "optim/lr": 1.0},
+        {"step": 2.0, "train/loss": 7.0, "train/elbo": -7.0, "val/elbo": -8.0, "val/distortion": 5.0},
+        {"step": 3.0, "train/loss": 8.0, "train/elbo": float("nan"), "val/elbo": -9.0, "val/distortion": 4.0},
+        {"step": 4.0, "test/elbo": -1.0},
+    ]
+    assert extremes(rows) == {
+        "min/train/loss": 7.0,
+        "max/train/elbo": -7.0,
+        "max/val/elbo": -8.0,
+        "min/val/distortion": 4.0,
+    }
+    assert extremes([]) == {}
 
 
 def test_how_lightning_ends_is_not_how_the_run_ends(wandb: FakeWandb, tmp_path: Path) -> None:
@@ -443,11 +463,19 @@ def test_the_real_library_records_offline_and_survives_its_service(
     assert first is not None
     first.log_metrics({"val/elbo": -3.5}, 10)
     first.log_picture("samples", PICTURE, 10)
+    gif = tmp_path / "samples.gif"
+    gif.write_bytes(figures.animation(np.zeros((2, 8, 8, 3), np.uint8), ["one", "two"]))
+    first.log_animation("figures/animation", gif, 10)
+    first.summarize({"val/elbo": -3.5, "max/val/elbo": -3.0})
     first.tag("pruned")
     close_wandb(first, 1)
     assert first.run.tags == ("t", "pruned")
     on_record = ended(first.folder)
-    assert [row["trainer/global_step"] for row in on_record.rows] == ["10", "10"]
+    assert [row["trainer/global_step"] for row in on_record.rows] == ["10", "10", "10"]
+    assert on_record.rows[2]["figures/animation._type"] == '"video-file"'
+    assert (first.folder / "files" / on_record.rows[2]["figures/animation.path"].strip('"')).read_bytes() == gif.read_bytes()  # fmt: skip
+    assert (on_record.summary["val/elbo"], on_record.summary["max/val/elbo"]) == ("-3.5", "-3")
+    assert {on_record.axes[name] for name in ("*", *OVER_STEPS)} == {AXIS}
     assert on_record.rows[0]["val/elbo"] == "-3.5"
     assert (first.folder / "files" / on_record.rows[1]["samples.path"].strip('"')).is_file()
     assert on_record.exit_codes == [1]

@@ -86,7 +86,7 @@ def sample(options: dict[str, Any]) -> list[Path]:
             progress(name, 0, None)
             match name:
                 case "npz":
-                    files = [_write_npz(folder / "samples.npz", artist.sampler, options, progress)]
+                    files = [_timed_npz(folder / "samples.npz", artist.sampler, options, progress)]
                 case "images":
                     files = _write_images(
                         folder / "images", artist.sampler, options["single_images"], progress
@@ -221,31 +221,39 @@ def _write_images(folder: Path, sampler: Sampler, n: int, progress: Progress) ->
     return files
 
 
-def _write_npz(path: Path, sampler: Sampler, options: Mapping[str, Any], progress: Progress) -> Path:
+def _timed_npz(path: Path, sampler: Sampler, options: Mapping[str, Any], progress: Progress) -> Path:
+    n, started = options["num_samples"], time.perf_counter()
+    write_npz(path, sampler, n, options["dtype"], progress)
+    seconds, size = time.perf_counter() - started, path.stat().st_size / 1e6
+    print(f"{n:,} images in {seconds:.2f} s, {n / seconds:,.0f} images/s: {size:,.1f} MB", flush=True)
+    return path
+
+
+def write_npz(path: Path, sampler: Sampler, n: int, dtype: str, progress: Progress | None = None) -> None:
     """The images as they are made, so that as many fit as the disk takes: ``images [n, C, H, W]``, and ``labels [n]`` where the model takes some.
 
-    Stored and not packed: zlib takes ten times as long as the networks, for half the size.
+    Stored and not packed: zlib takes several times as long as the networks.
+
+    Args:
+        path: the ``.npz`` file, which is whole or not there.
+        sampler: makes the images.
+        n: how many.
+        dtype: ``float32``, from 0 to 1; ``uint8``, 255 times that, rounded.
+        progress: is told how many are done.
     """
-    n, dtype = options["num_samples"], np.dtype(options["dtype"])
-    started = time.perf_counter()
     labels = sampler.labels(torch.arange(n))
     with _whole(path) as beside, zipfile.ZipFile(beside, "w") as archive:
-        with _member(archive, "images", (n, *sampler.data.image_shape), dtype) as write:
+        with _member(archive, "images", (n, *sampler.data.image_shape), np.dtype(dtype)) as write:
             done = 0
             for images in sampler.batches(n):
                 pixels = images.numpy()
-                write(_uint8(pixels) if dtype == np.uint8 else pixels)
+                write(_uint8(pixels) if dtype == "uint8" else pixels)
                 done += len(images)
-                progress("npz", done, n)
+                if progress is not None:
+                    progress("npz", done, n)
         if labels is not None:
             with _member(archive, "labels", (n,), np.dtype(np.int64)) as write:
                 write(labels.numpy())
-    seconds = time.perf_counter() - started
-    print(
-        f"{n:,} images in {seconds:.2f} s, {n / seconds:,.0f} images/s: {path.stat().st_size / 1e6:,.1f} MB",
-        flush=True,
-    )
-    return path
 
 
 @contextmanager

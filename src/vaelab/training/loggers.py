@@ -28,8 +28,9 @@ TRACKER_SECONDS = 4.5  # a tracker may take 5 s to open and 5 s to close; ending
 ONLINE_SECONDS = 3.0  # of which its server may take so long to answer; the rest is for opening it offline
 WAITING = 1_000  # records that wait for the tracker's thread: a tracker that far behind hangs
 AXIS = "trainer/global_step"
-#: what is drawn over the optimizer step: numbers, pictures while it trains, and those of its end
+#: what is drawn over the optimizer step: numbers, pictures while it trains, and those of its end; and whatever other callbacks log
 OVER_STEPS = (
+    "*",
     *("train/*", "val/*", "test/*", "optim/*", "time/*"),
     *("samples", "reconstructions", "traversal", "interpolation", "latents", "figures/*"),
 )

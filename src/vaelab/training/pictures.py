@@ -235,7 +235,7 @@ class Artist:
         chosen = self.pairs() if pairs is None else pairs
         ways = {"linear": torch.lerp} if self.not_spherical else {"linear": torch.lerp, "spherical": slerp}
         rows = np.stack([self.between(chosen, way) for way in ways.values()], axis=1)
-        labels = [f"{a} → {b}, {name}" for a, b in chosen for name in ways]
+        labels = [f"images {a} → {b}, {name}" for a, b in chosen for name in ways]
         title = "interpolation between test images" + (
             ": the label stays that of the first" if self.model.num_classes else ""
         )
@@ -348,20 +348,21 @@ def _traversal_values() -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
-    """Spherical interpolation (Shoemake 1985; White 2016, "Sampling generative networks"): along the arc from one direction to the other, of codes ``[..., D]``.
+    """Spherical interpolation of codes ``[..., D]`` (Shoemake 1985; White 2016, "Sampling generative networks"): the direction goes along the arc, the length evenly.
 
-    Codes of different lengths are scaled as their coefficients say, so that weights 0 and 1 are the codes themselves. Where two directions are the same or opposite there is no
-    such arc, or no single one, and the way is straight.
+    White puts codes into Shoemake's formula as they are: of two that have different lengths and are nearly opposite that leads far away from both. Where two directions are the same
+    or opposite there is no such arc, or no single one, and the way is straight.
 
-    >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.5))
-    tensor([0.7071, 0.7071])
+    >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0]), torch.tensor(0.5))
+    tensor([1.4142, 1.4142])
     """
-    cosine = torch.cosine_similarity(start, end, dim=-1).clamp(-1, 1).unsqueeze(-1)
-    angle = torch.arccos(cosine)
+    lengths = [code.norm(dim=-1, keepdim=True) for code in (start, end)]
+    units = [code / length.clamp(min=1e-12) for code, length in zip((start, end), lengths, strict=True)]
+    angle = torch.arccos((units[0] * units[1]).sum(-1, keepdim=True).clamp(-1, 1))
     sine = torch.sin(angle)
-    straight = sine < 1e-4
-    safe = torch.where(straight, torch.ones_like(sine), sine)
-    arc = (torch.sin((1 - weight) * angle) * start + torch.sin(weight * angle) * end) / safe
+    straight = (sine < 1e-3) | (lengths[0] == 0) | (lengths[1] == 0)
+    arc = torch.sin((1 - weight) * angle) * units[0] + torch.sin(weight * angle) * units[1]
+    arc = arc / torch.where(straight, torch.ones_like(sine), sine) * torch.lerp(*lengths, weight)
     return torch.where(straight, torch.lerp(start, end, weight), arc)
 
 
