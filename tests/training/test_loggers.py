@@ -19,6 +19,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from offline import ended
+from vaelab import figures
 from vaelab.runs import RunDirectory
 from vaelab.training import loggers
 from vaelab.training.loggers import (
