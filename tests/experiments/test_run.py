@@ -86,7 +86,7 @@ def test_the_run_directory_holds_everything(finished: Result) -> None:
     assert (status.status, status.exit_status, status.error) == ("completed", 0, None)
     for name in pictures:
         with Image.open(run.figures / f"{name}.png") as image:
-            assert min(image.size) > 200
+            assert min(image.size) > 150
 
 
 def test_the_manifest_says_what_made_the_run(finished: Result) -> None:

@@ -83,7 +83,6 @@ def sample(options: dict[str, Any]) -> list[Path]:
                 print(f"no {name}: {without[name]}", flush=True)
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            progress(name, 0, None)
             match name:
                 case "npz":
                     files = [_timed_npz(folder / "samples.npz", artist.sampler, options, progress)]
