@@ -24,7 +24,11 @@ def made(compose: Compose, *overrides: str) -> Any:
     """As much of the module as the callback looks at."""
     parts = assemble(compose("data=digits", "trainer=cpu", "latent_dim=3", "encoder.hidden=[8]", "decoder.hidden=[8]", *overrides))  # fmt: skip
     return SimpleNamespace(
-        evaluated=parts.module.model.train(), data=parts.data, noise=Noise(5), plan=parts.plan
+        evaluated=parts.module.model.train(),
+        data=parts.data,
+        noise=Noise(5),
+        plan=parts.plan,
+        objective=parts.module.objective,
     )
 
 
@@ -83,3 +87,12 @@ def test_a_frame_is_small_however_large_the_images_are() -> None:
     assert frame(np.ones((64, 3, 300, 200), np.float32)).shape == (300, 400, 3)
     assert frame(np.ones((64, 1, 600, 600), np.float32)).shape == (600, 600, 1)
     assert frame(np.full((64, 1, 8, 8), 0.5, np.float32)).max() == 128
+
+
+def test_a_classifier_has_no_pictures(compose: Compose, tmp_path: Path) -> None:
+    module, callback = made(compose), TrackerPictures()
+    module.objective = SimpleNamespace(learns_evidence=False)
+    callback.frames = Frames(tmp_path / "frames")
+    callback.on_train_start(at(0, 0), module)
+    callback.on_train_epoch_end(at(module.plan.steps_per_epoch, 0), module)
+    assert callback.frames.steps() == []

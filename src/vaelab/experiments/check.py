@@ -28,18 +28,8 @@ CHECKPOINTS = ("selected", "best", "last")
 MEASURED_SPLITS = ("test", "val")
 #: what vae-sample makes; each is named as its file is, but for ``images`` and ``npz``
 SAMPLED = (
-    *(
-        "samples",
-        "images",
-        "npz",
-        "reconstructions",
-        "traversal",
-        "interpolation",
-        "arithmetic",
-        "manifold",
-        "latents",
-    ),
-    *("learning_curves", "animation"),
+    *("samples", "images", "npz", "reconstructions", "traversal", "interpolation", "arithmetic", "analogies"),
+    *("manifold", "latents", "learning_curves", "animation"),
 )
 #: what of it an option is read by
 READ_BY = {

@@ -30,7 +30,7 @@ from vaelab.runs.frames import Frames
 from vaelab.runs.metrics import OWN
 from vaelab.runs.metrics import read as read_metrics
 from vaelab.training.arithmetic import full_float32
-from vaelab.training.pictures import PICTURES, Artist, named
+from vaelab.training.pictures import NO_IMAGES, PICTURES, Artist, named
 from vaelab.training.progress import parts_progress
 from vaelab.training.samples import Sampler
 
@@ -60,10 +60,14 @@ def sample(options: dict[str, Any]) -> list[Path]:
     frames = Frames(stored.run.frames)
     rows = read_metrics(stored.run.metrics_file, OWN) if stored.run.metrics_file.is_file() else []
     without = artist.undrawable()
+    if not artist.generates:
+        without |= dict.fromkeys(("images", "npz"), NO_IMAGES)
     if not rows:
         without["learning_curves"] = "there is no metrics.csv: these weights are from elsewhere"
     if not frames.steps():
-        without["animation"] = "the training kept no frames (callbacks=none, or an older version)"
+        without["animation"] = (
+            "the training kept no frames (callbacks=none, a classifier, or an older version)"
+        )
     if "animation" in asked:
         frames.read()  # refused before anything is written
     pairs, classes = _pairs(artist, options), _classes(artist, options, without)
@@ -136,6 +140,7 @@ def _artist(stored: Stored, options: Mapping[str, Any]) -> Artist:
         module.evaluated,
         data,
         module.noise,
+        generates=module.objective.learns_evidence,
         classes=labels,
         pixels=options["pixels"],
         temperature=float(options["temperature"]),

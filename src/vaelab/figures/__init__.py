@@ -6,8 +6,8 @@ pixels.
 """
 
 from vaelab.figures.analogies import analogies
-from vaelab.figures.augmentation import accuracies, beside_real
 from vaelab.figures.animation import animation
+from vaelab.figures.augmentation import accuracies, beside_real
 from vaelab.figures.codes import latents, rate_per_dimension
 from vaelab.figures.curves import learning_curves
 from vaelab.figures.images import (
@@ -26,9 +26,9 @@ __all__ = [
     "accuracies",
     "against_setting",
     "analogies",
-    "beside_real",
     "animation",
     "arithmetic",
+    "beside_real",
     "interpolation",
     "latents",
     "learning_curves",

@@ -39,7 +39,7 @@ class TrackerPictures(L.Callback):
         step = trainer.global_step
         if not trainer.is_global_zero or self.frames is None or step % self._every(pl_module):
             return
-        if step not in self.frames.steps():
+        if pl_module.objective.learns_evidence and step not in self.frames.steps():
             with _evaluation(pl_module) as artist:
                 self._keep(artist.samples(artist.num_samples), step, pl_module)
 
@@ -47,8 +47,8 @@ class TrackerPictures(L.Callback):
         if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         loggers = [logger for logger in trainer.loggers if shows_pictures(logger)]
-        if not loggers and self.frames is None:
-            return
+        if (not loggers and self.frames is None) or not pl_module.objective.learns_evidence:
+            return  # nobody looks, or there is nothing to be drawn of a classifier
         step = trainer.global_step
         with _evaluation(pl_module) as artist:
             samples = artist.samples(artist.num_samples)
