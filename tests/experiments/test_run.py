@@ -74,7 +74,7 @@ def test_the_run_directory_holds_everything(finished: Result) -> None:
         "arithmetic",
     )
     expected = {"config.yaml", "overrides.yaml", "manifest.json", "status.json", "metrics.csv", "evaluation.json", "per_image.npz", "model.safetensors",
-                "console.log", "fingerprint.csv",
+                "console.log", "fingerprint.csv", "report.html",
                 *(f"checkpoints/{name}.ckpt{end}" for name in ("last", "previous", "best") for end in ("", ".sha256")),
                 *(f"figures/{name}.png" for name in pictures), "figures/samples.gif",
                 *(f"frames/step_{step}.png" for step in (0, 10, 20, 30))}  # fmt: skip
