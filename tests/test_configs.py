@@ -19,6 +19,7 @@ from vaelab.build import build
 from vaelab.errors import SettingError
 from vaelab.experiments.assembly import assemble, build_trainer
 from vaelab.experiments.check import KNOWN, SAMPLED, VALIDATION, check, check_sampling
+from vaelab.experiments.check_measured import OF_THE_DETECTOR, check_detection, check_encoding
 from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.train import train
 from vaelab.runs import Secrets
@@ -131,6 +132,11 @@ def test_the_commands_beside_vae_train_compose(compose: Compose) -> None:
         *("label", "from_image", "to_image", "arithmetic", "trainer", "paths"),
     }
     assert check_sampling(sample) == SAMPLED
+    encode, detect = (compose("run=somewhere", config_name=name) for name in ("encode", "detect"))
+    check_encoding(encode)
+    check_detection(detect)
+    assert {key for key in OF_THE_DETECTOR if detect[key] is not None} == set()
+    assert encode["trainer"] == detect["trainer"] == evaluate["trainer"]
 
 
 LIKELIHOODS = ("bernoulli", "gaussian_decoder", "gaussian_learned", "gaussian_constant")

@@ -40,6 +40,8 @@ class Stream(IntEnum):
     subset = 12  # which training images there are
     repetition = 13  # of a whole computation
     geometry = 14  # shifts and turns of the images that it is trained on
+    mutate = 20  # of training pixels
+    bootstrap = 21  # which images a resample takes
 
 
 class Split(IntEnum):
@@ -48,6 +50,7 @@ class Split(IntEnum):
     train = 0
     test = 1
     simulated = 2
+    elsewhere = 3  # images that are not of the run's data
 
 
 # The last word of the counter tells the kinds of key apart.
@@ -163,11 +166,11 @@ class Noise:
     def step_pixels(
         self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str
     ) -> Tensor:
-        """:meth:`step_uniform` for ``purpose`` = ``binarize`` or ``dequantize``."""
+        """:meth:`step_uniform` for ``purpose`` = ``binarize``, ``dequantize`` or ``mutate``."""
         return self.step_uniform(Stream[purpose], step, shape, device)
 
     def image_pixels(self, purpose: str, split: str, index: Tensor, shape: Sequence[int]) -> Tensor:
-        """:meth:`image_uniform` for ``purpose`` = ``binarize`` or ``dequantize``, ``split`` = ``train`` or ``test``."""
+        """:meth:`image_uniform` for ``purpose`` = ``binarize`` or ``dequantize``, ``split`` the name of a :class:`Split`."""
         return self.image_uniform(Stream[purpose], Split[split], index, shape)
 
     def order(self, epoch: int, num_images: int, purpose: str = "order") -> Tensor:

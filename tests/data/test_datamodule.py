@@ -240,3 +240,61 @@ def test_of_many_images_every_nth_is_digested(monkeypatch: pytest.MonkeyPatch) -
         data = images()
         data.train.x[image] = 0
         assert (make(data=data).split_digests()["train"] != before["train"]) is counts
+
+
+def test_only_the_images_of_the_chosen_classes_are_left_in_every_split() -> None:
+    data, module = images(val=12), make(data=images(val=12), classes=[7, 0, 3], val_size=2)
+    assert module.classes == (0, 3, 7)
+    assert data.val is not None
+    for split, stored in (("test", data.test), ("train", data.train)):
+        kept = torch.isin(stored.y, torch.tensor([0, 3, 7]))
+        found = module.evaluation_batch(split, torch.arange(module.size(split)))
+        torch.testing.assert_close(found.x, stored.x[kept][: len(found.x)] / 255)
+        assert set(found.y.tolist()) <= {0, 3, 7}
+    left_out = module.held_out()
+    assert len(left_out) + module.size("test") == TEST
+    assert not set(left_out.y.tolist()) & {0, 3, 7}
+    assert len(make().held_out()) == 0
+    assert make(classes=[0, 3, 7]).split_digests() != make(classes=[0, 3]).split_digests()
+
+
+@pytest.mark.parametrize("binarize", ["none", "threshold", "fixed", "dynamic"])
+def test_a_share_of_the_training_pixels_becomes_any_level(binarize: str) -> None:
+    index = torch.arange(50)
+    plain, mutated = make(binarize=binarize), make(binarize=binarize, mutate=0.3)
+    before, after = (module.train_batch(index, 3).x for module in (plain, mutated))
+    levels = 256 if binarize == "none" else 2
+    # a pixel that is replaced keeps its level with probability 1 / levels
+    expected = 0.3 * (1 - 1 / levels)
+    assert (before != after).float().mean().item() == pytest.approx(expected, abs=0.05)
+    assert torch.equal(mutated.train_batch(index, 3).x, after)
+    assert not torch.equal(mutated.train_batch(index, 4).x, after)
+    for split in ("val", "test"):
+        few = torch.arange(5)
+        assert torch.equal(plain.evaluation_batch(split, few).x, mutated.evaluation_batch(split, few).x)
+
+
+def test_added_images_are_measured_as_those_of_a_split_are() -> None:
+    module, others = make(binarize="dynamic"), images().test
+    module.add("others", others)
+    assert module.size("others") == TEST
+    found = module.evaluation_batch("others", torch.arange(TEST))
+    same = module.evaluation_batch("test", torch.arange(TEST))
+    assert set(found.x.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(found.x, same.x), "the same images under another name have noise of their own"
+    assert torch.equal(found.x[4:5], module.evaluation_batch("others", torch.tensor([4])).x)
+
+
+@pytest.mark.parametrize(
+    "settings, names",
+    [
+        ({"classes": []}, r"data\.classes=\[\]: must be null or a list"),
+        ({"classes": [1, 1]}, "a list of different labels"),
+        ({"classes": [True]}, "a list of different labels"),
+        ({"classes": [3, 11]}, "has 11, which no training image is; there are 0, 1, 2"),
+        ({"mutate": 1.0}, r"data\.mutate=1\.0: must be a number >= 0 and below 1"),
+    ],
+)
+def test_classes_and_shares_that_are_none_are_refused(settings: dict[str, Any], names: str) -> None:
+    with pytest.raises(SettingError, match=names):
+        make(**settings)

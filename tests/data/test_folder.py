@@ -151,7 +151,7 @@ def test_every_kind_of_picture_has_its_grey_level(tmp_path: Path, name: str, cha
     image, level = MODES[name]
     image.save(tmp_path / name)
     (file,) = folder.listing(tmp_path)
-    digest, pixels = folder._decode(file, 4, channels)
+    digest, pixels = folder._decode(file, (channels, 4, 4))
     assert isinstance(digest, bytes), digest
     assert pixels is not None
     assert pixels.shape == (channels, 4, 4)
@@ -164,7 +164,7 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
-    _, pixels = folder._decode(folder.listing(tmp_path)[0], 8, 1)
+    _, pixels = folder._decode(folder.listing(tmp_path)[0], (1, 8, 8))
     assert pixels is not None
     np.testing.assert_array_equal(pixels[0], picture[::-1])
 

@@ -76,3 +76,27 @@ def test_missing_noise_is_an_error_and_not_a_grey_picture() -> None:
         Protocol(256, binarize="dynamic").levels(GREY)
     with pytest.raises(ValueError, match="uniform"):
         Protocol(256, dequantize=True).scale(GREY.float())
+
+
+@pytest.mark.parametrize("dequantize", [False, True])
+@pytest.mark.parametrize("pixel_range", [(0.0, 1.0), (-1.0, 1.0)])
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_levels_of_scaled_pixels_are_the_levels(
+    levels: int, pixel_range: tuple[float, float], dequantize: bool
+) -> None:
+    made = Protocol(levels, dequantize=dequantize, pixel_range=pixel_range)
+    stored = torch.arange(levels).repeat(50)
+    uniform = torch.rand(len(stored), generator=torch.Generator().manual_seed(0))
+    pixels = made.scale(stored.to(torch.float32), uniform if dequantize else None)
+    assert torch.equal(made.levels_of(pixels).long(), stored)
+
+
+def test_mutated_levels_are_all_alike() -> None:
+    made = Protocol(4)
+    uniform = torch.rand(40_000, generator=torch.Generator().manual_seed(0))
+    found = made.mutated(torch.full((40_000,), 3.0), uniform, 0.4)
+    shares = torch.bincount(found.long(), minlength=4) / 40_000
+    torch.testing.assert_close(shares, torch.tensor([0.1, 0.1, 0.1, 0.7]), atol=0.01, rtol=0)
+    assert (
+        made.mutated(torch.zeros(1), torch.tensor([0.39999998]), 0.4).item() == 3.0
+    )  # rounding makes no fifth level

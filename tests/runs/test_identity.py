@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vaelab.runs.identity import IGNORED, SHOWING, config_hash
+from vaelab.runs.identity import ADDED, IGNORED, SHOWING, config_hash
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -50,6 +50,17 @@ def test_what_only_shows_is_no_callback(compose: Compose) -> None:
     assert config_hash(compose("callbacks=early_stopping", "callbacks.early_stopping=null")) == plain
     assert config_hash(compose("callbacks=early_stopping")) != plain
     assert all(name.startswith("vaelab.") for name in SHOWING)
+
+
+def test_a_run_keeps_its_identity_when_a_setting_is_added_at_its_former_value(compose: Compose) -> None:
+    now = compose()
+    before = copy.deepcopy(now)
+    for key in ADDED:
+        group, _, name = key.partition(".")
+        del before[group][name]
+    assert config_hash(before) == config_hash(now)
+    assert config_hash(compose("data.classes=[0,1]")) != config_hash(now)
+    assert config_hash(compose("data.mutate=0.1")) != config_hash(now)
 
 
 def test_a_parent_is_known_by_its_weights_and_not_by_where_it_lies() -> None:

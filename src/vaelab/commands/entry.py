@@ -55,7 +55,15 @@ if TYPE_CHECKING:
     from vaelab.commands.multirun import Multirun
 
 DONE, FAILED, REFUSED, SOME_FAILED, INTERRUPTED, CTRL_C = 0, 1, 2, 3, 75, 130
-PATHS = ("run", "init_from", "config", "weights")  # settings that name a directory or a file
+PATHS = (
+    "run",
+    "init_from",
+    "config",
+    "weights",
+    "images",
+    "against",
+    "background",
+)  # settings that name a directory or a file
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a person who sets it to 1 wants to see tracebacks
 
 

@@ -121,6 +121,49 @@ def read(path: Path) -> Arrays:
     return Arrays(arrays, 2 if is_binary else 256, sha256, tuple(notes))
 
 
+@dataclass(frozen=True)
+class Stack:
+    """The images of one key of a file: uint8 ``x [N, C, H, W]`` of ``num_levels`` levels, labels ``y [N]`` (-1 = unlabelled), and the SHA-256 of the file."""
+
+    x: np.ndarray
+    y: np.ndarray
+    num_levels: int
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def read_stack(path: Path) -> Stack:
+    """The images of a file of :func:`numpy.savez` under the key ``images``, such as those that vae-sample writes, or else ``test``; labels ``labels`` or ``test_labels``.
+
+    What images and labels may be is the same as in :func:`read`.
+
+    Raises:
+        SettingError: ``data.path``, with the key and the rule that it breaks.
+    """
+    stored, sha256 = _stored(path)
+    key = next((key for key in ("images", "test") if key in stored), None)
+    if key is None:
+        raise SettingError(
+            "data.path", path, f"has neither the key images nor test; it has {', '.join(stored) or 'none'}"
+        )
+    labels_key = "labels" if key == "images" else "test_labels"
+    if rule := _unusable(stored[key]):
+        raise SettingError("data.path", path, f"key {key}: {rule}")
+    x, y = _channels_first(stored[key]), stored.get(labels_key)
+    if y is not None and (rule := _unusable_labels(y, len(x))):
+        raise SettingError("data.path", path, f"key {labels_key}: {rule}")
+    labels = np.full(len(x), -1, np.int64) if y is None else y.reshape(-1).astype(np.int64)
+    notes = [f"key {key}"]
+    if _is_binary([x]):
+        notes.append("nothing but 0 and 1: binary data of 2 levels")
+        return Stack(np.ascontiguousarray(x, dtype=np.uint8), labels, 2, sha256, tuple(notes))
+    if x.dtype.kind == "f":
+        levels, moved = _rounded({key: x})
+        notes.append(f"float pixels are rounded to 256 levels; none moves by more than {moved:.2g}")
+        return Stack(levels[key], labels, 256, sha256, tuple(notes))
+    return Stack(np.ascontiguousarray(x, dtype=np.uint8), labels, 256, sha256, tuple(notes))
+
+
 def fixed_order(n: int) -> np.ndarray:
     """A permutation of 0 .. n - 1 that looks random and depends on n alone: sorted by SHA-256."""
     digests = [hashlib.sha256(str(number).encode()).digest() for number in range(n)]

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from typing import Protocol as TypingProtocol
@@ -21,7 +21,7 @@ from vaelab.data import datasets, label_settings, labels, own
 from vaelab.data.chunks import ChunkLoader, ChunkPlan, IndexLoader
 from vaelab.data.datasets import ImageData, Split
 from vaelab.data.protocol import protocol
-from vaelab.errors import SettingError, choice, integer
+from vaelab.errors import SettingError, choice, integer, number
 
 SplitName = Literal["train", "val", "test"]
 SUBSETS = ("first", "random")
@@ -73,6 +73,8 @@ class ImageDataModule(L.LightningDataModule):
         train_size: only so many training images, or None = all.
         train_subset: which: the ``first``, or ``random`` ones, drawn by the seed of the run; a smaller set is part of a larger one.
         eval_batch_size: images a batch in validation and test; the numbers do not depend on it.
+        classes: only images of these labels, in all three splits; None = all. Sizes count what is left.
+        mutate: share of the pixels that training sees as a random level, drawn anew with every visit; validation and test see none.
         binarize, dequantize, pixel_range, noise_seed: see :class:`vaelab.data.protocol.Protocol`.
         num_labels: training images whose labels are known, equally many of each class; the others count as unlabelled (-1). None = all that there are.
         label_seed: of that choice; None = that of the run.
@@ -99,6 +101,8 @@ class ImageDataModule(L.LightningDataModule):
         train_size: int | None = None,
         train_subset: str = "first",
         eval_batch_size: int = 1_000,
+        classes: Sequence[int] | None = None,
+        mutate: float = 0.0,
         binarize: str = "none",
         dequantize: str | bool = "auto",
         pixel_range: Sequence[float] = (0.0, 1.0),
@@ -121,6 +125,8 @@ class ImageDataModule(L.LightningDataModule):
         if train_size is None and train_subset != "first":
             raise SettingError("data.train_subset", train_subset, "needs data.train_size, of which they are")
         own.refuse_unread(name, path=path, size=size, channels=channels)
+        self.classes = None if classes is None else own.classes(classes)
+        self.mutate = number("data.mutate", mutate, "must be a number >= 0 and below 1", lambda m: 0 <= m < 1)
         self.dataset, self.data_dir = name, Path(data_dir)
         self._own_settings = {"path": path, "size": size, "channels": channels}
         self.noise, self.pixel_noise = noise, pixel_noise
@@ -162,7 +168,7 @@ class ImageDataModule(L.LightningDataModule):
             return
         if self.images is None:
             self.images = datasets.load(self.dataset, self.data_dir, download=False, **self._own_settings)
-        images = self.images
+        images = self.images if self.classes is None else _of_classes(self.images, self.classes)
         self.protocol = protocol(images.num_levels, **self._protocol_settings)  # pyright: ignore[reportArgumentType]
         train, val = _cut(images, self.val_size)
         if self.train_size is not None:
@@ -253,7 +259,7 @@ class ImageDataModule(L.LightningDataModule):
         self._pixels = {name: pixels.to(device) for name, pixels in self._pixels.items()}
         self._storage = device
 
-    def size(self, split: SplitName) -> int:
+    def size(self, split: str) -> int:
         return len(self._splits[split].x)
 
     def split_digests(self) -> dict[str, str]:
@@ -306,16 +312,35 @@ class ImageDataModule(L.LightningDataModule):
             levels = self.protocol.levels(
                 stored, uniform("binarize") if self.protocol.samples_pixels else None
             )
+        if self.mutate:
+            levels = self.protocol.mutated(levels, uniform("mutate"), self.mutate)
         x = self.protocol.scale(levels, uniform("dequantize") if self.protocol.dequantize else None)
         return Batch(x=x.to(self.dtype), y=self._known.index_select(0, here).to(self.device), index=mine)
 
-    def evaluation_batch(self, split: SplitName, index: Tensor) -> Batch:
-        """The images of a split at ``index [B]`` as every validation and test sees them: a function of the protocol alone."""
+    def add(self, name: str, images: Split) -> None:
+        """Take further images ``[N, C, H, W]`` of the stored shape and levels, under a name of their own, to be measured as those of a split are."""
+        assert name not in self._splits
+        assert tuple(images.x.shape[1:]) == self.image_shape
+        self._splits[name] = Split(images.x.to(self._storage), images.y.to(self._storage))
+
+    def held_out(self) -> Split:
+        """The test images of all classes that ``data.classes`` leaves out. Where it is not set, none."""
+        assert self.images is not None
+        test = self.images.test
+        left_out = ~torch.isin(test.y, torch.tensor(self.classes or test.y.unique().tolist()))
+        return Split(test.x[left_out], test.y[left_out])
+
+    def evaluation_batch(self, split: str, index: Tensor) -> Batch:
+        """The images of a split, or of those that were added, at ``index [B]`` as every validation and test sees them: a function of the protocol alone."""
         if split not in self._pixels:
             self._pixels[split] = self._evaluation_pixels(split).to(self._storage)
         here = index.to(self._storage)
         x, y = self._pixels[split][here], self._splits[split].y[here]
         return Batch(x=x.to(self.device, self.dtype), y=y.to(self.device), index=index.to(self.device))
+
+    def noise_split(self, split: str) -> str:
+        """The set under which an image's noise is made, of :class:`vaelab.noise.Split`."""
+        return {"train": "train", "val": "train", "test": "test"}.get(split, "elsewhere")
 
     def grey(self, split: SplitName, index: Tensor) -> Tensor:
         """The images of a split at ``index [B]`` as they are stored, before any protocol: float32 in [0, 1], on the CPU."""
@@ -326,7 +351,7 @@ class ImageDataModule(L.LightningDataModule):
         """The label of each image of a split ``[N]``, int64, on the CPU; -1 = unlabelled."""
         return self._stored[split].y
 
-    def noise_index(self, split: SplitName, index: Tensor) -> Tensor:
+    def noise_index(self, split: str, index: Tensor) -> Tensor:
         """The index under which an image's noise is made: that in the training set, of drawn and of validation images, too."""
         if split == "train" and self._chosen is not None:
             return self._chosen[index]
@@ -334,7 +359,7 @@ class ImageDataModule(L.LightningDataModule):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _evaluation_pixels(self, split: SplitName) -> Tensor:
+    def _evaluation_pixels(self, split: str) -> Tensor:
         stored = self._splits[split].x.cpu()
         index = torch.arange(len(stored))
         if split == "train" and self.protocol.binarize == "fixed":
@@ -344,15 +369,14 @@ class ImageDataModule(L.LightningDataModule):
         uniform = self._uniform("dequantize", split, index) if self.protocol.dequantize else None
         return self.protocol.scale(levels, uniform)
 
-    def _once(self, split: SplitName, index: Tensor, stored: Tensor) -> Tensor:
+    def _once(self, split: str, index: Tensor, stored: Tensor) -> Tensor:
         return self.protocol.levels(
             stored, self._uniform("binarize", split, index) if self.protocol.samples_pixels else None
         )
 
-    def _uniform(self, purpose: str, split: SplitName, index: Tensor) -> Tensor:
-        source = "test" if split == "test" else "train"
+    def _uniform(self, purpose: str, split: str, index: Tensor) -> Tensor:
         return self.pixel_noise.image_pixels(
-            purpose, source, self.noise_index(split, index), self.image_shape
+            purpose, self.noise_split(split), self.noise_index(split, index), self.image_shape
         )
 
     def _evaluation_loader(self, tested: Tested) -> IndexLoader:
@@ -382,6 +406,23 @@ def _cut(images: ImageData, val_size: int | None) -> tuple[Split, Split]:
         )
     cut = len(x) - val_size
     return Split(x[:cut], y[:cut]), Split(x[cut:], y[cut:])
+
+
+def _of_classes(images: ImageData, classes: Sequence[int]) -> ImageData:
+    """Only the images of some classes."""
+    labels = images.train.y.unique().tolist()
+    if missing := [label for label in classes if label not in labels]:
+        there = "none, they have no labels" if labels == [-1] else ", ".join(map(str, labels))
+        rule = f"has {', '.join(map(str, missing))}, which no training image is; there are {there}"
+        raise SettingError("data.classes", list(classes), rule)
+    kept = torch.tensor(classes)
+
+    def only(split: Split) -> Split:
+        chosen = torch.isin(split.y, kept)
+        return Split(split.x[chosen], split.y[chosen])
+
+    val = None if images.val is None else only(images.val)
+    return replace(images, train=only(images.train), test=only(images.test), val=val)
 
 
 def _digest(split: Split) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -117,7 +118,7 @@ def decode(
     """
     files = sorted(files, key=lambda file: _digest(file.name))
     pixels = np.empty((len(files), channels, size, size), np.uint8)
-    outcomes = _decode_all(files, pixels, size, channels, progress)
+    outcomes = decode_all(files, pixels, progress)
     used = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, bytes)]
     notes = []
     if len(used) < len(files):
@@ -154,10 +155,8 @@ def decode(
     return Decoded(arrays, content.hexdigest(), tuple(notes))
 
 
-def _decode_all(
-    files: list[ImageFile], pixels: np.ndarray, size: int, channels: int, progress: bool
-) -> list[bytes | str]:
-    """Decode into ``pixels``; for each file the SHA-256 of its content, or why it cannot be decoded."""
+def decode_all(files: list[ImageFile], pixels: np.ndarray, progress: bool) -> list[bytes | str]:
+    """Decode into ``pixels [N, C, H, W]``, cut from the centre; for each file the SHA-256 of its content, or why it cannot be decoded."""
     outcomes: list[bytes | str] = []
     show = progress and len(files) >= LARGE
     terminal = show and sys.stderr.isatty()
@@ -171,7 +170,7 @@ def _decode_all(
     last = time.monotonic()
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # Pillow decodes outside the interpreter's lock
     try:
-        for i, (outcome, image) in enumerate(pool.map(lambda file: _decode(file, size, channels), files)):
+        for i, (outcome, image) in enumerate(pool.map(lambda file: _decode(file, pixels.shape[1:]), files)):
             outcomes.append(outcome)
             if image is not None:
                 pixels[i] = image
@@ -187,18 +186,20 @@ def _decode_all(
     return outcomes
 
 
-def _decode(file: ImageFile, size: int, channels: int) -> tuple[bytes | str, np.ndarray | None]:
+def _decode(file: ImageFile, shape: tuple[int, ...]) -> tuple[bytes | str, np.ndarray | None]:
     from PIL import Image, ImageOps
 
+    channels, height, width = shape
     try:
         content = file.path.read_bytes()
         with Image.open(io.BytesIO(content)) as stored:
             stored.load()
             image = _flat(ImageOps.exif_transpose(stored), "L" if channels == 1 else "RGB")
-        square = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     except Exception as error:  # a damaged file makes Pillow raise almost anything
-        return f"{type(error).__name__}: {' '.join(str(error).split())}", None
-    array = np.asarray(square)
+        text = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error))  # the file is known by its name
+        return f"{type(error).__name__}: {' '.join(text.split())}", None
+    array = np.asarray(fitted)
     return hashlib.sha256(content).digest(), array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 

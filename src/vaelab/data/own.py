@@ -40,6 +40,20 @@ def require(name: str, **settings: Any) -> Path:
     return place
 
 
+def classes(received: object) -> tuple[int, ...]:
+    """The labels of ``data.classes``, in order. Raises SettingError for what is no list of different labels."""
+    if (
+        not isinstance(received, list | tuple)
+        or not received
+        or any(isinstance(label, bool) or not isinstance(label, int) or label < 0 for label in received)
+        or len(set(received)) < len(received)
+    ):
+        raise SettingError(
+            "data.classes", received, "must be null or a list of different labels >= 0, as in [0,1,2]"
+        )
+    return tuple(sorted(received))
+
+
 def refuse_unread(name: str, **settings: Any) -> None:
     """Raise SettingError for a setting of :data:`OWN` that data set ``name`` does not take."""
     for key, value in settings.items():

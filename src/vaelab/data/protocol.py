@@ -76,6 +76,17 @@ class Protocol:
             return (uniform * (self.stored_levels - 1) < grey).to(torch.float32)
         return grey
 
+    def mutated(self, levels: Tensor, uniform: Tensor, share: float) -> Tensor:
+        """Each level with probability ``share`` replaced by any level, all of them alike (Ren et al. 2019).
+
+        Args:
+            levels: what :meth:`levels` gave.
+            uniform: numbers in [0, 1) of the same shape: below ``share`` they say that a pixel is replaced, and by what.
+            share: above 0 and below 1.
+        """
+        anything = (uniform * (self.num_levels / share)).floor_().clamp_(max=self.num_levels - 1)
+        return torch.where(uniform < share, anything, levels)
+
     def scale(self, levels: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Levels as pixels of the model: in place, ``levels`` is overwritten.
 
@@ -91,6 +102,15 @@ class Protocol:
         else:
             unit = levels.div_(self.num_levels - 1) if self.num_levels != 2 else levels
         return unit if (low, high) == (0.0, 1.0) else unit.mul_(high - low).add_(low)
+
+    def levels_of(self, pixels: Tensor) -> Tensor:
+        """The levels, uint8, that :meth:`scale` has made pixels of the model of."""
+        low, high = self.pixel_range
+        unit = (pixels - low) / (high - low)
+        levels = (
+            (unit * self.num_levels).floor() if self.dequantize else (unit * (self.num_levels - 1)).round()
+        )
+        return levels.clamp(0, self.num_levels - 1).to(torch.uint8)
 
     def to_unit(self, pixels: Tensor) -> Tensor:
         """Pixels of the model as values in [0, 1], for pictures."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from vaelab.data.protocol import Protocol
 from vaelab.evidence import NLL, Estimator, Number
-from vaelab.runs import Card
+from vaelab.runs import Card, RunDirectory, read_cards, write_cards
+from vaelab.runs.cards import comparable
+from vaelab.runs.lock import held
 
 
 def protocol_record(
@@ -32,6 +34,7 @@ def protocol_record(
         "likelihood": likelihood_name(config),
         "label": label,
         "selected_by": selected_by,
+        **({"classes": sorted(config["data"]["classes"])} if config["data"].get("classes") else {}),
         **({"given": "y"} if config["model"].get("conditional") else {}),
         **({} if precision.startswith(("32", "64")) else {"precision": precision}),
     }
@@ -93,6 +96,15 @@ def cards(
         )
 
     return [completed(number) for number in estimator.numbers(tensors)]
+
+
+def add_cards(run: RunDirectory, new: Sequence[Card]) -> None:
+    """Put cards beside those that a run has; one that a new one can be compared with is replaced."""
+    run.evaluations.mkdir(exist_ok=True)
+    with held(run.evaluations, wait=True):  # another measurement may end at the same time
+        old = read_cards(run.evaluation_file) if run.evaluation_file.is_file() else []
+        kept = [one for one in old if all(comparable(one, other) for other in new)]
+        write_cards(run.evaluation_file, [*kept, *new])
 
 
 def card(

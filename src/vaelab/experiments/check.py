@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vaelab.data import label_settings
+from vaelab.data.own import classes
 from vaelab.data.sources import SOURCES
 from vaelab.errors import MISSING, SettingError, choice, integer, nearest, number
 from vaelab.experiments.ranks import RUN_DIRECTORY
@@ -227,6 +228,8 @@ def _check_settings(config: Mapping[str, Any]) -> None:
             raise SettingError(
                 f"paths.{setting}", config["paths"][setting], "must be the name of a directory"
             )
+    if config["data"].get("classes") is not None:
+        classes(config["data"]["classes"])
     _check_trainer(_at(config, "trainer"))
     _check_callbacks(_at(config, "callbacks"))
 

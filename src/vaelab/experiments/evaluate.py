@@ -22,7 +22,7 @@ from vaelab.data.protocol import BINARIZE
 from vaelab.errors import SettingError, choice
 from vaelab.evidence import Estimator
 from vaelab.experiments.assembly import Parts, build_trainer
-from vaelab.experiments.cards import card
+from vaelab.experiments.cards import add_cards, card
 from vaelab.experiments.check import check_evaluation
 from vaelab.experiments.diagnostic import Diagnostic, Findings, Subject, on_device
 from vaelab.experiments.foreign import SELECTED_BY, Elsewhere, import_weights
@@ -46,7 +46,7 @@ from vaelab.runs import (
     write_cards,
     write_json,
 )
-from vaelab.runs.cards import comparable, table
+from vaelab.runs.cards import table
 from vaelab.runs.environment import versions
 from vaelab.runs.lock import held
 from vaelab.training import PerImageParts, TestProgress, Trainer, parts_progress
@@ -98,10 +98,7 @@ def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> lis
         new, files = _measured(asked, stored, ready, options["force"], command)
     if not is_main_process():
         return []
-    with held(stored.run.evaluations, wait=True):  # another evaluation may end at the same time
-        old = read_cards(stored.run.evaluation_file) if stored.run.evaluation_file.is_file() else []
-        kept = [card for card in old if all(comparable(card, other) for other in new)]
-        write_cards(stored.run.evaluation_file, [*kept, *new])
+    add_cards(stored.run, new)
     Console().print(table(new))
     for path in (stored.run.evaluation_file, *files):
         print(path)

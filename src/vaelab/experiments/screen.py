@@ -38,6 +38,10 @@ def heading(parts: Parts, trainer: Trainer, run: RunDirectory) -> Text:
     device = trainer.strategy.root_device.type
     where = device if trainer.world_size == 1 else f"{trainer.world_size} x {device}"
     protocol = "dequantized" if data.protocol.dequantize else f"binarize={data.protocol.binarize}"
+    if data.classes is not None:
+        protocol += f", classes {', '.join(map(str, data.classes))}"
+    if data.mutate:
+        protocol += f", {data.mutate:.0%} of the training pixels random"
     sizes = f"{data.size('train'):,} train, {data.size('val'):,} val, {data.size('test'):,} test images"
     length = f"{plan.num_steps:,} steps, {plan.steps_per_epoch:,} an epoch"
     return Text(f"{data.dataset} ({protocol}): {sizes} | {length} | {where}, {trainer.precision}\n{run.path}")

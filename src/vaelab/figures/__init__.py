@@ -10,6 +10,7 @@ from vaelab.figures.animation import animation
 from vaelab.figures.augmentation import accuracies, beside_real
 from vaelab.figures.codes import latents, rate_per_dimension
 from vaelab.figures.curves import learning_curves
+from vaelab.figures.detection import roc, score_extremes, score_histograms, scored_images
 from vaelab.figures.images import (
     arithmetic,
     interpolation,
@@ -38,7 +39,11 @@ __all__ = [
     "rate_distortion",
     "rate_per_dimension",
     "reconstructions",
+    "roc",
     "samples",
     "save",
+    "score_extremes",
+    "score_histograms",
+    "scored_images",
     "traversal",
 ]

@@ -75,6 +75,11 @@ class Sheet:
             if title:
                 axes.text(0, -(top - PAD - 26) * pixel, title, ha="left", va="bottom", fontsize=10)
 
+    def note(self, row: int, column: int, text: str) -> None:
+        """Small text below one image, where the rows leave room for it."""
+        x, y = self._x[column] + self._size[1] / 2, self._y[row] + self._size[0] + 8 / self.scale
+        self.axes.text(x, y, text, ha="center", va="top", fontsize=8)
+
     def frame(self, row: int, column: int, colour: str) -> None:
         """A line around one image, just outside it."""
         (height, width), edge = self._size, 4 / self.scale

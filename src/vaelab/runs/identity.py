@@ -38,6 +38,15 @@ IGNORED = {
     "data.fallback": "what is used where the data cannot be had; what was used is data.name",
     "estimator.max_rows": "how many samples the decoder sees at once; memory may halve it in mid-run",
 }
+#: settings that came later, as a run was before them: with these values they change no number, and no identity either
+ADDED = {
+    "data.classes": None,
+    "data.mutate": 0,
+    "data.train_subset": "first",
+    "data.num_labels": None,
+    "data.label_seed": None,
+    "data.labelled_per_batch": None,
+}
 #: callbacks that only show
 SHOWING = ("vaelab.training.TrackerPictures",)
 
@@ -81,7 +90,15 @@ def counted(config: Mapping[str, Any]) -> dict[str, Any]:
             for name, node in found["callbacks"].items()
             if node is not None and not (isinstance(node, Mapping) and node.get("_target_") in SHOWING)
         }
-    return _without(found, [key.split(".") for key in IGNORED])
+    later = [key for key, value in ADDED.items() if _at(found, key) == value]
+    return _without(found, [key.split(".") for key in (*IGNORED, *later)])
+
+
+def _at(node: Any, key: str) -> Any:
+    """The value of a setting by its dotted key; None where there is none."""
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def is_ignored(key: str) -> bool:
