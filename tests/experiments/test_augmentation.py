@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from vaelab.batch import Batch
+from vaelab.data.datasets import load
 from vaelab.errors import SettingError
+from vaelab.experiments import augmentation as room
 from vaelab.experiments.evaluate import evaluate
 from vaelab.experiments.train import Result, train
-from vaelab.noise import Noise
+from vaelab.loading import load_model
+from vaelab.noise import Noise, Stream
 from vaelab.runs import Card
 from vaelab.runs.cards import comparable
 from vaelab.tasks.augmentation import ARMS, GAINS
@@ -108,10 +112,6 @@ def test_again_it_is_the_same_and_with_another_seed_it_is_not(trained: Trained, 
 def test_the_images_are_those_of_the_run_and_the_models_are_of_their_classes(
     trained: Trained, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vaelab.experiments import augmentation as room
-    from vaelab.loading import load_model
-    from vaelab.runs import RunDirectory
-
     seen: dict[str, Any] = {}
 
     class Enough(Exception):
@@ -122,40 +122,45 @@ def test_the_images_are_those_of_the_run_and_the_models_are_of_their_classes(
         raise Enough
 
     monkeypatch.setattr(room, "augmentation_gain", noted)
-    from vaelab.data.datasets import load
-
     digits = load("digits", "nowhere", download=False)
-    for settings in (("model=conditional",), ("model=conditional", "data.binarize=threshold")):
-        run = trained(*settings)
+    chosen, index = Noise(0).subset(len(digits.train.x) - 30)[:40], torch.tensor([4, 1, 30])
+    for source, binarize in (("prior", "none"), ("prior", "threshold"), ("posterior", "threshold")):
+        run = trained("model=conditional", f"data.binarize={binarize}")
         with pytest.raises(Enough):
-            ask(run, force=True)
-        left = len(digits.train.x) - 30
-        chosen = Noise(0).subset(left)[:40]
+            ask(run, f"estimator.source={source}", force=True)
         assert torch.equal(seen["x"], digits.train.x[chosen] / 16)  # grey, whatever the model sees
         assert torch.equal(seen["y"], digits.train.y[chosen])
         assert torch.equal(seen["test_x"], digits.test.x / 16)
         assert torch.equal(seen["test_y"], digits.test.y)
-        model = load_model(RunDirectory.open(run.directory)).eval()
-        index = torch.tensor([4, 1, 30])
-        made = seen["generate"](index, Noise(7), 2)
-        from vaelab.noise import Stream
-
-        eps = Noise(7).step_normal(Stream.prior, 2, (3, 3))
+        model: Any = load_model(run.directory)
+        y = seen["y"][index]
         with torch.no_grad():
-            torch.testing.assert_close(made, model.sample(eps, seen["y"][index]).mean)
+            if source == "prior":
+                expected = model.sample(Noise(7).step_normal(Stream.prior, 2, (3, 3)), y).mean
+            else:
+                batch = Batch((seen["x"][index] > 0.5).float(), y, index)
+                eps = Noise(7).step_normal(Stream.posterior, 2, (1, 3, 3))
+                expected = model.reconstruct(batch, eps).mean[0]
+        torch.testing.assert_close(seen["generate"](index, Noise(7), 2), expected)
 
 
 def test_a_model_without_labels_gives_its_reconstructions(trained: Trained, ask: Ask) -> None:
-    run, longer = trained(), ("estimator.source=posterior", "estimator.steps=60")
+    run = trained()
     with pytest.raises(SettingError, match=r"estimator\.source=prior: samples of this model have no label"):
         ask(run)
     assert not list((run.directory / "evaluations").glob("augmentation_*"))
-    without = by_metric(ask(run, *longer))
-    given = by_metric(ask(trained("model=conditional"), *longer))
+    without = by_metric(ask(run, "estimator.source=posterior"))
+    given = by_metric(ask(trained("model=conditional"), "estimator.source=posterior"))
     assert not comparable(without["gain"], given["gain"])  # no difference that forbids it
     # the classifiers of real images have nothing of either model
     assert without["accuracy_real"].value == given["accuracy_real"].value
-    assert without["accuracy_samples"].value != given["accuracy_samples"].value
+
+
+def test_a_run_of_few_labels_has_classifiers_of_those_alone(trained: Trained, ask: Ask) -> None:
+    few = ("data.num_labels=10", "data.labelled_per_batch=5", "data.batch_size=20")
+    run = trained("model=semi_supervised", "objective=semi_supervised", *few)
+    cards = by_metric(ask(run, "estimator.repetitions=1", "estimator.steps=1"))
+    assert {card.protocol["num_train"] for card in cards.values()} == {10}
 
 
 def test_one_repetition_says_what_it_does_not_know(trained: Trained, ask: Ask) -> None:
@@ -190,7 +195,7 @@ def test_what_cannot_be_followed_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ("labels", "has images without a label"),
+        ("labels", "has no label for a training image"),
         ("classes", "has a single class"),
         ("size", "at least 8 x 8 pixels"),
     ],
@@ -200,7 +205,7 @@ def test_data_that_no_classifier_can_be_trained_on_are_refused(
 ) -> None:
     rng, size = np.random.default_rng(0), 7 if wrong == "size" else 8
     x = rng.integers(0, 256, (60, size, size), dtype=np.uint8)
-    labels = {} if wrong == "labels" else {"train_labels": np.arange(30) % 3, "val_labels": np.arange(10) % 3, "test_labels": np.arange(20) % 3}  # fmt: skip
+    labels: dict[str, Any] = {} if wrong == "labels" else {"train_labels": np.arange(30) % 3, "val_labels": np.arange(10) % 3, "test_labels": np.arange(20) % 3}  # fmt: skip
     if wrong == "classes":
         labels = {name: values * 0 for name, values in labels.items()}
     np.savez(tmp_path / "mine.npz", train=x[:30], val=x[30:40], test=x[40:], **labels)

@@ -348,8 +348,8 @@ class ImageDataModule(L.LightningDataModule):
         return self._stored[split].x[index].float() / (self.images.num_levels - 1)
 
     def labels(self, split: SplitName) -> Tensor:
-        """The label of each image of a split ``[N]``, int64, on the CPU; -1 = unlabelled."""
-        return self._stored[split].y
+        """The label of each image of a split ``[N]``, int64, on the CPU: of training images as the run is told them; -1 = unlabelled."""
+        return self._known.cpu() if split == "train" else self._stored[split].y
 
     def noise_index(self, split: str, index: Tensor) -> Tensor:
         """The index under which an image's noise is made: that in the training set, of drawn and of validation images, too."""

@@ -39,7 +39,7 @@ ONE = "one repetition: nothing is known of how much another classifier would dif
 
 @dataclass(frozen=True)
 class AugmentationDiagnostic(Diagnostic):
-    """Accuracy of classifiers trained on the run's training images, on images of its model, on both, and on shifted and turned ones; see :func:`augmentation_gain`.
+    """Accuracy of classifiers trained on the run's training images that it is told the labels of, on images of its model, on both, and on shifted and turned ones; see :func:`augmentation_gain`.
 
     A classifier sees grey images as they are stored, whatever pixels the model was trained on, and beside them the means of p(x|z, y).
 
@@ -74,12 +74,12 @@ class AugmentationDiagnostic(Diagnostic):
 
     def check(self, subject: Subject, options: Mapping[str, Any]) -> None:
         data, model = subject.data, subject.model
-        labels = torch.cat([data.labels("train"), data.labels(subject.split)[subject.index]])
+        told, tested = data.labels("train"), data.labels(subject.split)[subject.index]
         channels, height, width = data.image_shape
-        if bool((labels < 0).any()):
-            rule = "has images without a label, and a classifier is trained and tested on labelled ones"
+        if not bool((told >= 0).any()) or bool((tested < 0).any()):
+            rule = "has no label for a training image, or not for every test image, and a classifier is trained and tested on labelled ones"
             raise SettingError("data", data.identity, rule)
-        if int(labels.max()) < 1:
+        if int(told.max()) < 1:
             raise SettingError("data", data.identity, "has a single class, and a classifier needs two")
         if channels > MOST_CHANNELS or min(height, width) < LEAST_SIZE:
             rule = f"the classifier takes at most {MOST_CHANNELS} channels and at least {LEAST_SIZE} x {LEAST_SIZE} pixels, not {list(data.image_shape)}"
@@ -98,12 +98,13 @@ class AugmentationDiagnostic(Diagnostic):
     def __call__(
         self, subject: Subject, instrument: Any = None, progress: Progress | None = None
     ) -> Findings:
-        data, num_train = subject.data, subject.data.size("train")
-        x, y = data.grey("train", torch.arange(num_train)), data.labels("train")
+        data, told = subject.data, subject.data.labels("train")
+        labelled = torch.nonzero(told >= 0).flatten()
+        x, y, num_train = data.grey("train", labelled), told[labelled], len(labelled)
         tested = data.labels(subject.split)[subject.index]
 
         def generate(index: Tensor, own: Noise, step: int) -> Tensor:
-            return self._generated(subject, y[index], index, own, step)
+            return self._generated(subject, y[index], labelled[index], own, step)
 
         found = augmentation_gain(
             x,
@@ -160,8 +161,9 @@ class AugmentationDiagnostic(Diagnostic):
 
     def _described(self, arm: str) -> str:
         """What a classifier was trained on, in a picture."""
-        percent = f"{100 * self.share:.3g} % of the model"
-        return {AUGMENTED: f"real, {percent}", SAMPLES: "of the model", GEOMETRIC: "moved", BOTH: f"moved, {percent}"}.get(arm, "real")  # fmt: skip
+        word = {PRIOR: "samples", POSTERIOR: "reconstructions"}[self.source]
+        percent = f"with {100 * self.share:.3g} % {word}"
+        return {AUGMENTED: f"real, {percent}", SAMPLES: f"{word} alone", GEOMETRIC: "moved", BOTH: f"moved, {percent}"}.get(arm, "real")  # fmt: skip
 
     def _numbers(self, found: Augmentation, num_train: int) -> list[Number]:
         classifier = {"num_train": num_train, "steps": self.steps, "batch_size": self.batch_size}
