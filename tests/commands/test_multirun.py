@@ -92,10 +92,11 @@ def test_a_job_is_the_command_of_a_single_run(command: Command, tmp_path: Path) 
         "name": "mine_latent_dim",
         "swept": {"latent_dim": 3},
     }
-    assert out.splitlines()[-3:] == [
+    assert out.splitlines()[-4:] == [
         "       8  latent_dim=2",
         "       8  latent_dim=3",
         "2 completed  logs/sweeps/mine_latent_dim",
+        "report  logs/sweeps/mine_latent_dim/report.html",
     ]
 
 

@@ -241,3 +241,12 @@ def test_a_directory_that_leads_out_of_itself_is_refused(run, tmp_path):
 def test_text_in_charts_is_no_markup_of_plotly():
     assert literal("<b>a</b> & b") == "&lt;b&gt;a&lt;/b&gt; &amp; b"
     assert literal("a\nb\x07") == "a\ufffdb\ufffd"
+
+
+def test_a_traceback_is_shown_with_its_cause_and_without_an_earlier_one(run):
+    first = "Traceback (most recent call last):\n  A\nOSError: first\n"
+    chain = "Traceback (most recent call last):\n  B\nValueError: cause\n\nThe above exception was the direct cause of the following exception:\n\nTraceback (most recent call last):\n  C\nRunFailed: end"
+    write_status(run.status_file, Status.FAILED, exit_status=1, error="x")
+    run.console_file.write_text(f"{first}on\n{chain}\n")
+    shown = next(one.text for one in page_of(run).all("pre") if one.text.startswith("Traceback"))
+    assert shown == chain

@@ -327,6 +327,8 @@ def evener_in_log(numbers: Sequence[float]) -> bool:
     (True, False, False)
     """
     levels = sorted({*numbers})
+    if len(levels) > 5 and 0 < 30 * levels[0] <= levels[-1]:  # drawn from an interval, by chance unevenly
+        return True
     if len(levels) < 2 or levels[0] <= 0 or levels[-1] < 4 * levels[0]:
         return False
     if len(levels) == 2:

@@ -476,6 +476,13 @@ def _tail(path: Path) -> str:
 
 
 def _traceback(console: str) -> str:
-    """The last traceback of what the screen showed; without one its last lines."""
-    start = console.rfind("Traceback (most recent call last)")
-    return console[start:] if start >= 0 else "\n".join(console.splitlines()[-20:])
+    """The last traceback of what the screen showed, with those of its causes; without one the last lines."""
+    start = end = len(console)
+    while (found := console.rfind("Traceback (most recent call last)", 0, end)) >= 0:
+        start = end = found
+        before = console[:found].rstrip().rpartition("\n")[2]
+        if not (
+            "exception" in before and before.endswith(":")
+        ):  # "... was the direct cause of the following exception:"
+            break
+    return console[start:] if start < len(console) else "\n".join(console.splitlines()[-20:])
