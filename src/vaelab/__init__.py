@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load"]
+__all__ = ["load", "train"]
 
 
 def load(directory: str | Path, device: str = "cpu") -> nn.Module:
@@ -24,3 +24,21 @@ def load(directory: str | Path, device: str = "cpu") -> nn.Module:
     from vaelab.loading import load_model
 
     return load_model(Path(directory)).to(device)
+
+
+def train(*overrides: str) -> Path:
+    """``vae-train`` with these overrides, e.g. ``train("latent_dim=2", "trainer.max_epochs=3")``, in a process of its own; what it prints is printed here.
+
+    Args:
+        overrides: ``NAME=VALUE``, as on the command line.
+
+    Returns:
+        the run directory, of which :func:`load` gives the model.
+
+    Raises:
+        SettingError: a setting that is wrong; nothing was written.
+        RunFailed: the run began and did not complete; its directory says why.
+    """
+    from vaelab.commands.process import train as carry_out
+
+    return carry_out(overrides)

@@ -6,7 +6,6 @@ A job is a command of its own, so whatever launcher Hydra was asked for, no job 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,7 +20,8 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from vaelab.errors import RunFailed, SettingError
+from vaelab.commands import process
+from vaelab.errors import SettingError
 from vaelab.runs import check_writable
 from vaelab.runs.identity import config_hash
 from vaelab.runs.interruption import StopRequest
@@ -199,7 +199,7 @@ class Multirun:
         check_writable(folder)
         with_gpus = any(trainer["accelerator"] not in ("cpu", "mps") for trainer in trainers)
         room = (workers or Pool.makes(1))(with_gpus, max(_processes(trainer) for trainer in trainers))
-        train = _program(self.command)
+        train = process.program(self.command)
         resume = str(Path(train).with_name("vae-resume"))
         typed = [str(o.input_line) for o in self.typed]
         commands = Commands((train,), (resume,), self.environment)
@@ -272,7 +272,7 @@ class Multirun:
 
     def _run_commands(self, job_overrides: Sequence[Sequence[str]], workers: Workers) -> None:
         """Jobs of a command that makes no runs: what each prints is shown when it has ended."""
-        program = _program(self.command)
+        program = process.program(self.command)
         stop = StopRequest()
         with (
             jobs_folder(workers) as folder,
@@ -341,18 +341,6 @@ def _plain_name(jobs: Sequence[Job]) -> str:
 def _processes(trainer: dict[str, Any]) -> int:
     devices = trainer["devices"]
     return devices if isinstance(devices, int) and devices > 0 else 1
-
-
-def _program(command: str) -> str:
-    """Where a command of ours is: the one that runs, or that of this environment."""
-    own = Path(sys.argv[0])
-    if own.name == command and own.is_file():
-        return str(own.absolute())
-    beside = Path(sys.executable).with_name(command)
-    found = str(beside) if beside.is_file() else shutil.which(command)
-    if found is None:
-        raise RunFailed(f"a job is a command of its own, and {command} is not installed: install the package")
-    return found
 
 
 def _returned(overrides: Sequence[str], score: float | None) -> JobReturn:

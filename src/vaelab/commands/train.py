@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vaelab.commands import entry
+from vaelab.commands import entry, process
 from vaelab.commands.entry import Typed
 from vaelab.data import sources
 from vaelab.data.own import OWN, settled
@@ -25,6 +25,9 @@ from vaelab.runs.files import file_digest
 from vaelab.sweeps.job import Place
 from vaelab.sweeps.search.trial import Trial, TrialReport
 
+if TYPE_CHECKING:
+    from vaelab.experiments.train import Result
+
 #: in a process of its own: it imports torch
 FETCH = "import sys; from vaelab.data import datasets; datasets.load(*sys.argv[1:])"
 
@@ -35,10 +38,20 @@ def main() -> int:
 
 def task(cfg: DictConfig, typed: Typed) -> float | None:
     """One run. Returns the score of the selected checkpoint, or the last one of a run that was given up; None without validation."""
-    place, trial = Place.told(), Trial.told()
+    place, trial, run_file = Place.told(), Trial.told(), process.told()
     report = None if trial is None else TrialReport(trial).report
     config = settings(cfg, typed)
     check(config)
+    result = _result(config, typed, place, report)
+    if run_file is not None:
+        run_file.write_text(str(result.directory), encoding="utf-8")
+    return result.score
+
+
+def _result(
+    config: dict[str, Any], typed: Typed, place: Place | None, report: Callable[[float, int], bool] | None
+) -> Result:
+    """What comes of the run; where its data cannot be had, of one with those that stand in for them."""
     asked = Request(
         argv=tuple(sys.argv),
         overrides=typed.overrides,
@@ -114,10 +127,8 @@ def settings(cfg: DictConfig, typed: Typed) -> dict[str, Any]:
     return inherited(Parent.open(config["init_from"]).config, config, typed.overrides)
 
 
-def _train(
-    config: dict[str, Any], request: Request, report: Callable[[float, int], bool] | None
-) -> float | None:
-    return carry_on(config, request, report).score  # what it needs takes seconds to import
+def _train(config: dict[str, Any], request: Request, report: Callable[[float, int], bool] | None) -> Result:
+    return carry_on(config, request, report)  # what it needs takes seconds to import
 
 
 def chosen(typed: Typed) -> tuple[str, ...]:

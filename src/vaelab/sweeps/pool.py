@@ -136,7 +136,7 @@ class Pool:
                 stderr=None if output is None else subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=process.keep,
-                preexec_fn=_dies_with(os.getpid()),
+                preexec_fn=dies_with(os.getpid()),
             )
         finally:
             if output is not None:
@@ -184,7 +184,7 @@ def _kill_session(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _dies_with(parent: int) -> Any:
+def dies_with(parent: int) -> Any:
     """What a new process does before its program: ask the kernel for SIGTERM when ``parent`` is gone. None where no kernel can do that."""
     if sys.platform != "linux":
         return None
