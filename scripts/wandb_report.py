@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "'" in (arguments.group or ""):
         return refused(f"{arguments.group}: the name of a group with a quote cannot be asked for")
     try:
-        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
     except ImportError:
         return refused(
             "W&B lays out reports with a package of its own, which is not here: pip install wandb-workspaces "

@@ -77,7 +77,7 @@ def test_a_curve_is_named_with_its_area() -> None:
         "-log p(x), importance-weighted (0.6667)",
     ]
     line = figure.axes[0].lines[1]
-    np.testing.assert_allclose(line.get_ydata(), curves(2)["-ELBO"][1])
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), curves(2)["-ELBO"][1])
 
 
 def test_a_histogram_holds_all_images_and_marks_the_threshold() -> None:

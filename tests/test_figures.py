@@ -377,7 +377,7 @@ def test_an_animation_shows_every_frame_under_its_label_and_lasts_longest_on_the
         frames, ["step 0", "step 10", "a label that is wider than the images are, by far"]
     )
     with Image.open(io.BytesIO(content)) as image:
-        assert (image.n_frames, image.info["loop"]) == (3, 0)
+        assert (getattr(image, "n_frames", None), image.info["loop"]) == (3, 0)
         seconds = []
         for i, frame in enumerate(frames):
             image.seek(i)

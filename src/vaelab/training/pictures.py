@@ -362,7 +362,9 @@ def slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     sine = torch.sin(angle)
     straight = (sine < 1e-3) | (lengths[0] == 0) | (lengths[1] == 0)
     arc = torch.sin((1 - weight) * angle) * units[0] + torch.sin(weight * angle) * units[1]
-    arc = arc / torch.where(straight, torch.ones_like(sine), sine) * torch.lerp(*lengths, weight)
+    arc = (
+        arc / torch.where(straight, torch.ones_like(sine), sine) * torch.lerp(lengths[0], lengths[1], weight)
+    )
     return torch.where(straight, torch.lerp(start, end, weight), arc)
 
 
