@@ -340,13 +340,28 @@ def evener_in_log(numbers: Sequence[float]) -> bool:
     return widest([math.log(v) for v in levels]) < widest(levels)
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between ``low`` and ``high`` on a logarithmic axis, nine at most where 1, 2, 5 and then powers of ten are enough for that.
+
+    >>> log_ticks(4, 101), log_ticks(1e-4, 7e-3), log_ticks(1e-6, 3)
+    ([5.0, 10.0, 20.0, 50.0, 100.0], [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005], [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0])
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{digit}e{k}") for k in decades for digit in (1, 2, 5)]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    return inside if len(inside) <= 9 else [tick for tick in inside if f"{tick:e}".startswith("1")]
+
+
 def _axis(found: Sequence[Any]) -> tuple[dict[str, Any], Any]:
     """An axis for the values of a setting, and where a value stands on it."""
     if all(is_number(v) for v in found):
         levels = sorted({*found})
-        axis: dict[str, Any] = {"type": "log", "dtick": "D2"} if evener_in_log(levels) else {"type": "linear"}
-        if len(levels) <= 8:
-            axis |= {"tickmode": "array", "tickvals": levels, "ticktext": [f"{v:g}" for v in levels]}
+        log = evener_in_log(levels)
+        axis: dict[str, Any] = {"type": "log" if log else "linear"}
+        listed = len(levels) <= 8 and all(float(f"{v:.3g}") == v for v in levels)  # somebody has typed them
+        ticks = levels if listed else log_ticks(levels[0], levels[-1]) if log else None
+        if ticks is not None:
+            axis |= {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{v:g}" for v in ticks]}
         return axis, lambda v: v
     texts = [literal(_shown(v)) for v in sorted(found, key=order)]
     return {"type": "category", "categoryorder": "array", "categoryarray": list(dict.fromkeys(texts))}, lambda v: literal(_shown(v))  # fmt: skip
