@@ -59,7 +59,7 @@ def test_images_splits_repetitions_and_streams_differ() -> None:
         for repetition in (0, 1)
     ]
     rows = torch.cat(draws)
-    assert len(torch.unique(rows, dim=0)) == len(rows) == 36
+    assert len(torch.unique(rows, dim=0)) == len(rows) == 48
     assert len(torch.unique(rows)) == rows.numel(), "two of them overlap"
 
 

@@ -213,7 +213,7 @@ def test_refused_where_the_command_is_not_installed(
     monkeypatch.setenv("PATH", str(tmp_path))
     status, _, err = command("train", "-m", "seed=0,1", *SMALL)
     assert status == 1
-    assert "vae-train is not installed" in err
+    assert "vae-train is started as a command of its own, and is not installed" in err
 
 
 @pytest.mark.parametrize("arrives", [True, False])

@@ -116,4 +116,5 @@ def frame(samples: np.ndarray) -> np.ndarray:
 def _sheet(images: np.ndarray) -> np.ndarray:
     rows, columns, channels, height, width = images.shape
     sheet = images.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
-    return (sheet * 255).round().astype(np.uint8)
+    finite = np.nan_to_num(sheet, posinf=1.0, neginf=0.0)  # of a run that diverges; it has to say so itself
+    return (finite.clip(0, 1) * 255).round().astype(np.uint8)
