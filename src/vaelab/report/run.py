@@ -217,7 +217,8 @@ def _of_one_protocol(cards: Sequence[Card]) -> list[list[Card]]:
 def _numbers(cards: Sequence[Card]) -> Numbers:
     first = cards[0]
     shared, own = apart([card.protocol for card in cards])
-    label = str(shared.get("label", ""))
+    # what a number about codes, samples or classes is, no label of a likelihood says
+    label = str(shared.get("label", "")) if any(card.units == "nats" for card in cards) else ""
     title = " · ".join(
         [
             *([] if first.metric in LIKELIHOODS else [first.estimator]),

@@ -35,12 +35,13 @@
   function layout(own, scheme) {
     const made = coloured(own, scheme);
     return {
-      margin: { l: 56, r: 16, t: 12, b: 48 },
+      margin: { l: 56, r: 16, t: 34, b: 48 },
       hovermode: "closest",
       ...made,
       font: { family: "system-ui, sans-serif", size: 12, color: scheme.ink },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: scheme.faint, activecolor: scheme.ink },
       hoverlabel: { bgcolor: scheme.paper, bordercolor: scheme.faint, font: { color: scheme.ink } },
       legend: { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom", ...made.legend },
       xaxis: axis(made.xaxis, scheme),
@@ -49,7 +50,7 @@
   }
 
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  const config = { displaylogo: false, responsive: true, doubleClick: "reset+autosize", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const config = { displaylogo: false, responsive: true, doubleClick: "reset+autosize", modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
 
   function draw(chart) {
     const scheme = dark.matches ? colours.dark : colours.light;
