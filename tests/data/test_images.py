@@ -45,8 +45,8 @@ def test_a_folder_with_everything_in_it(tmp_path: Path) -> None:
     assert abs(int(found.x[1, 0, 0, 0]) - 150) <= 1
     np.testing.assert_array_equal(found.x[2, 0], GREY)
     assert found.notes == (
-        "1 images (1 of 20 x 30) are cut and resized to 16 x 16",
-        "1 images in colour are made grey",
+        "cut and resized to 16 x 16: 1 of 20 x 30",
+        "in colour, made grey: 1",
     )
     assert read("images", tmp_path, tmp_path, (3, 16, 16), 256).x.shape == (3, 3, 16, 16)
 

@@ -195,7 +195,7 @@ def test_a_persons_own_images_of_all_kinds(
         ask(run, f"images={own}")
     assert failed.value.exit_status == 3
     said = capsys.readouterr().out
-    assert "1 images (1 of 30 x 40) are cut and resized to 8 x 8; 1 images in colour are made grey" in said
+    assert "cut and resized to 8 x 8: 1 of 30 x 40; in colour, made grey: 1" in said
     (folder,) = (path for path in (run / "detections").iterdir() if path.name.startswith("images_"))
     assert (folder / "images.png").is_file()
     found = {row["image"]: row for row in rows(folder)}

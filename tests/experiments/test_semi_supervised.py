@@ -12,6 +12,7 @@ import torch
 
 import vaelab
 from vaelab.errors import SettingError
+from vaelab.experiments.measured import open_measured
 from vaelab.experiments.parent import inherited
 from vaelab.experiments.train import train
 from vaelab.runs import RunDirectory, read_cards, read_manifest
@@ -62,6 +63,10 @@ def test_of_a_classifier_alone_its_accuracy_is_all_that_is_measured_and_drawn(
     assert [card.metric for card in read_cards(run.evaluation_file)] == ["accuracy"]
     assert [path.name for path in run.figures.iterdir()] == ["learning_curves.png"]
     assert read(run.metrics_file)[-1]["step"] == 20  # an epoch of all 1,200 images
+    with pytest.raises(SettingError, match=r"run=.*has not learned p\(x\)"):
+        open_measured(
+            {"run": str(run.path), "checkpoint": "selected", "seed": None, "paths": compose()["paths"]}
+        )
 
 
 @pytest.mark.parametrize(

@@ -149,9 +149,9 @@ def _changes(files: Sequence[folder.ImageFile], shape: tuple[int, int, int]) -> 
     if sizes:
         shown = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(3))
         more = ", ..." if len(sizes) > 3 else ""
-        notes.append(f"{sizes.total()} images ({shown}{more}) are cut and resized to {width} x {height}")
+        notes.append(f"cut and resized to {width} x {height}: {shown}{more}")
     if coloured:
-        notes.append(f"{coloured} images in colour are made grey")
+        notes.append(f"in colour, made grey: {coloured}")
     return notes
 
 

@@ -31,11 +31,11 @@ from vaelab.experiments.cards import add_cards, card
 from vaelab.experiments.check_measured import HELD_OUT, OF_THE_DETECTOR, check_detection
 from vaelab.experiments.detector import Detector, read_detector, write_detector
 from vaelab.experiments.evaluate import THERE
-from vaelab.experiments.measured import Measured, open_measured, say_unreadable
+from vaelab.experiments.measured import Measured, open_generative, open_measured, say_unreadable
 from vaelab.experiments.ranks import refuse_tasks
 from vaelab.experiments.recording import interruptible
 from vaelab.experiments.screen import quiet_lightning
-from vaelab.experiments.stored import Stored, open_run
+from vaelab.experiments.stored import Stored
 from vaelab.noise import ImageDraws, Noise, Split, Stream
 from vaelab.runs import read_json, write_atomically, write_json
 from vaelab.runs.cards import printable
@@ -201,7 +201,7 @@ def _open_background(run: Measured, where: str, options: Mapping[str, Any]) -> S
     """The background model, which has to measure what the run's model measures."""
     asked = {**options, "run": where, "checkpoint": "selected"}
     try:
-        other = open_run(asked, None)
+        other = open_generative(asked)
     except SettingError as error:
         setting = "background" if error.setting == "run" else error.setting
         raise SettingError(setting, error.received, error.rule) from None

@@ -24,6 +24,7 @@ from vaelab.experiments.stored import Stored, open_run
 from vaelab.experiments.train import make_protocol
 from vaelab.noise import ImageDraws, Noise, Split
 from vaelab.runs.cards import printable
+from vaelab.training.pictures import NO_IMAGES
 
 #: (images, their noise) -> per-image values ``[B, ...]``, on any device
 Values = Callable[[Batch, ImageDraws], dict[str, Tensor]]
@@ -101,9 +102,17 @@ class Measured:
         return found
 
 
+def open_generative(options: dict[str, Any]) -> Stored:
+    """:func:`vaelab.experiments.stored.open_run` of a run that has learned p(x)."""
+    stored = open_run(options, None)
+    if not stored.parts.module.objective.learns_evidence:
+        raise SettingError("run", options["run"], NO_IMAGES)
+    return stored
+
+
 def open_measured(options: dict[str, Any]) -> Measured:
     """The run that ``options`` name, on one device; see :func:`vaelab.experiments.stored.open_run`."""
-    stored = open_run(options, None)
+    stored = open_generative(options)
     parts = stored.parts
     trainer = build_trainer(parts)
     if trainer.world_size > 1:
