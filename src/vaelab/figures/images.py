@@ -72,7 +72,7 @@ def traversal(
             f"images {shown.shape} must be [dims, steps, C, H, W] for {len(dims)} dims, {len(costs)} kl"
             f" and {len(values)} values"
         )
-    words = ["" if cost is None else f" (KL {cost:.2g} nats)" for cost in costs]
+    words = ["" if cost is None else f" (KL {cost:.{1 if cost >= 1 else 2}f} nats)" for cost in costs]
     return Sheet(
         shown,
         row_labels=[f"$z_{{{d}}}${word}" for d, word in zip(dims, words, strict=True)],
