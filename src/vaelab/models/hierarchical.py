@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.model import Inference, Model, Recipe, Simulated, parameters_apart, traits_of
+from vaelab.models.model import Inference, Model, Recipe, Simulated, chosen_by, parameters_apart, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms, closed_form_kl
 from vaelab.models.traits import Traits
 from vaelab.networks import MLPEncoder
@@ -225,6 +225,7 @@ class HierarchicalVAE(Layered):
         self.noise_dims = [self.posterior.noise_dim, *(q.head.noise_dim for q in upwards)]
         self.noise_dim = sum(self.noise_dims)
         self.prior_noise_dim = sum(self.dims[:-1]) + self.prior.noise_dim
+        self.choosing_dim = chosen_by(self.prior)
 
     @classmethod
     def from_recipe(
@@ -333,6 +334,7 @@ class LadderVAE(Layered):
         self.dims = tuple(dims)
         self.noise_dim = sum(self.dims)
         self.prior_noise_dim = sum(self.dims[:-1]) + self.prior.noise_dim
+        self.choosing_dim = chosen_by(self.prior)
 
     @classmethod
     def from_recipe(

@@ -63,6 +63,7 @@ class Model(nn.Module, ABC):
         takes: the configuration groups that the model is made of.
         noise_dim: standard normal numbers that a sample of q takes.
         prior_noise_dim: standard normal numbers that a sample of p(z) takes.
+        choosing_dim: how many of the last of these choose, a component of p(z) or a class, and so are no temperature's to scale.
         num_classes: labels that decoding and sampling take; 0 = none.
         infers_labels: they are a variable of the model, with a q(y|x) and a p(y), and training images may be without; otherwise a model that takes labels is conditional on them.
         begins_with: names of other models whose runs it may start from, since their parts mean the same here.
@@ -72,6 +73,7 @@ class Model(nn.Module, ABC):
     takes: ClassVar[frozenset[str]]
     noise_dim: int
     prior_noise_dim: int
+    choosing_dim: int
     num_classes: int = 0
     infers_labels: ClassVar[bool] = False
     begins_with: ClassVar[frozenset[str]] = frozenset()
@@ -157,6 +159,11 @@ def check_prior(prior: Any, posterior: Any) -> None:
     if prior.needs_inference and not posterior.fast_density:
         rule = "needs the density of q at a given z, which is slow for this posterior; use posterior.kind=coupling"
         raise SettingError("prior", "vamp", rule)
+
+
+def chosen_by(prior: Any) -> int:
+    """How many of the last numbers in the noise of a sample of ``prior`` choose a component."""
+    return getattr(prior, "choosing_dim", 0)
 
 
 def traits_of(

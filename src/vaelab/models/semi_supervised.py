@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer
 from vaelab.likelihoods import GaussianLikelihood
-from vaelab.models.model import Model, Recipe, Simulated, traits_of
+from vaelab.models.model import Model, Recipe, Simulated, chosen_by, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms
 from vaelab.models.traits import Traits
 from vaelab.networks import ConvEncoder, MLPDecoder, MLPEncoder
@@ -355,6 +355,7 @@ class SemiSupervisedVAE(Model):
             raise SettingError("prior", type(prior).__name__, NEEDS_INFERENCE)
         self.noise_dim = self.posterior.noise_dim
         self.prior_noise_dim = self.prior.noise_dim + 1  # the last one draws the class where none is given
+        self.choosing_dim = chosen_by(self.prior) + 1
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, classifier_channels: Sequence[int] | None = None) -> Self:
@@ -510,6 +511,7 @@ class StackedSemiSupervisedVAE(Model):
         self.code_dim = code_dim
         self.noise_dim = self.posterior.noise_dim + second.noise_dim
         self.prior_noise_dim = self.code_dim + second.prior_noise_dim
+        self.choosing_dim = second.choosing_dim
 
     @classmethod
     def from_recipe(

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Independent
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer
 from vaelab.models.hierarchical import NormalDraw, unfolded
-from vaelab.models.model import Inference, Model, Recipe, Simulated, check_prior, traits_of
+from vaelab.models.model import Inference, Model, Recipe, Simulated, check_prior, chosen_by, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms
 from vaelab.models.traits import Traits
 from vaelab.networks.layers import positive, widened
@@ -154,6 +154,7 @@ class TopDownVAE(Model):
         self.noise_dims = [*lower[::-1], self.posterior.noise_dim]
         self.noise_dim = sum(self.noise_dims)
         self.prior_noise_dim = sum(lower) + self.prior.noise_dim
+        self.choosing_dim = chosen_by(self.prior)
         self.dims = (*lower[::-1], path.enter.in_features)
 
     @classmethod

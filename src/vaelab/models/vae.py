@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.model import Inference, Model, Recipe, Simulated, check_prior, traits_of
+from vaelab.models.model import Inference, Model, Recipe, Simulated, check_prior, chosen_by, traits_of
 from vaelab.models.terms import LayerTerms, Terms
 from vaelab.models.traits import Traits
 
@@ -56,6 +56,7 @@ class VAE(Model):
         check_prior(prior, posterior)
         self.noise_dim = self.posterior.noise_dim
         self.prior_noise_dim = self.prior.noise_dim
+        self.choosing_dim = chosen_by(self.prior)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, conditional: bool = False) -> Self:

@@ -71,7 +71,7 @@ class Sampler:
         index = torch.arange(start, start + BLOCK)
         eps = self.noise.image_normal(Stream.prior, Split.train, index, (self.model.prior_noise_dim,))
         if self.temperature != 1.0:
-            eps[:, : eps.shape[1] - getattr(self.model.prior, "choosing_dim", 0)] *= self.temperature
+            eps[:, : eps.shape[1] - self.model.choosing_dim] *= self.temperature
         if self.pixels == "mean":
             return eps, None
         return eps, self.noise.image_uniform(Stream.pixels, Split.train, index, self.data.image_shape)
