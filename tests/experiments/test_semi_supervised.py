@@ -12,6 +12,7 @@ import torch
 
 import vaelab
 from vaelab.errors import SettingError
+from vaelab.experiments.evaluate import evaluate
 from vaelab.experiments.measured import open_measured
 from vaelab.experiments.parent import inherited
 from vaelab.experiments.train import train
@@ -67,6 +68,10 @@ def test_of_a_classifier_alone_its_accuracy_is_all_that_is_measured_and_drawn(
         open_measured(
             {"run": str(run.path), "checkpoint": "selected", "seed": None, "paths": compose()["paths"]}
         )
+    for name in ("latents", "sample_quality", "augmentation"):
+        with pytest.raises(SettingError, match=rf"estimator={name}: .*has not learned p\(x\)"):
+            evaluate(compose(f"run={run.path}", f"estimator={name}", config_name="evaluate"))
+    assert [card.metric for card in read_cards(run.evaluation_file)] == ["accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ from vaelab.runs.environment import versions
 from vaelab.runs.lock import held
 from vaelab.training import PerImageParts, TestProgress, Trainer, parts_progress
 from vaelab.training.arithmetic import full_float32
+from vaelab.training.pictures import NO_IMAGES
 
 CARDS, MISSING = "cards.json", "missing.json"
 THERE = "measured already; force=true measures anew"
@@ -127,6 +128,8 @@ def _ready(parts: Parts, selected_by: str, asked: Estimator | Diagnostic, option
     protocol, trainer = make_protocol(parts, selected_by), build_trainer(parts)
     if not isinstance(asked, Diagnostic):
         return Ready(protocol, trainer, None)
+    if not parts.module.objective.learns_evidence:
+        raise SettingError("estimator", asked.name, NO_IMAGES)
     if trainer.world_size > 1:
         rule = f"estimator={asked.name} takes one device, here are {trainer.world_size}; use trainer.devices=1 trainer.strategy=auto"
         raise SettingError("trainer.devices", parts.config["trainer"]["devices"], rule)
