@@ -255,6 +255,18 @@ def test_a_background_of_the_same_data_gives_a_likelihood_ratio(
     assert not any("regret" in name or "code_length" in name for name in values), "nobody asked for them"
     blank = ask(run, "images=digits")  # with the detector's background
     assert len(rows(blank)) == 360
+    cards = {card.protocol.get("score"): card for card in read_cards(run / "evaluation.json")}
+    weights = json.loads((folder / "detection.json").read_text())["detector"]["background_weights"]
+    assert (cards["ratio"].protocol["background"], cards["ratio"].seed) == (weights, 0)
+    assert "background" not in cards["typicality"].protocol
+    # found again where it is now, though nothing is measured anew
+    moved = background.rename(background.with_name("moved"))
+    with pytest.raises(SettingError, match="background="):
+        ask(run, "images=digits")
+    asked = (f"background={moved}", "against=held_out", "scores=[ratio,typicality]", "score=ratio")
+    assert ask(run, *asked) == folder
+    ask(run, "images=digits")
+    moved.rename(background)
     assert "ratio above" in capsys.readouterr().out
     other = trained("data.binarize=none", "data.val_size=0")
     with pytest.raises(SettingError, match=r"background=.*has classes=None, and the run classes=\[0, 1"):

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,10 @@ def _open_background(run: Measured, where: str, options: Mapping[str, Any]) -> S
     return other
 
 
+def _place(background: Stored | None) -> str | None:
+    return None if background is None else str(background.run.path.resolve())
+
+
 def _settled(options: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value if options[key] is None else options[key] for key, value in otherwise.items()}
 
@@ -297,6 +301,8 @@ def _calibrate(run: Measured, options: dict[str, Any]) -> Path:
         _write_calibration(run, scorer, options, folder, columns, sets, found, warning)
     result = read_json(folder / RESULT)
     detector = Detector.from_dict(result["detector"], folder / RESULT)
+    # what was measured before may have been with the same weights in another place
+    detector = replace(detector, background=_place(background))
     write_detector(run.stored.run, detector)
     _show(result)
     for path in sorted(folder.iterdir()):
@@ -364,7 +370,7 @@ def _write_calibration(
         num_samples=scorer.num_samples,
         regret_steps=scorer.regret_steps,
         seed=run.noise.seed,
-        background=None if scorer.background is None else str(scorer.background.run.path.resolve()),
+        background=_place(scorer.background),
         background_weights=None if scorer.background is None else scorer.background.weights,
         values=f"{folder.name}/{VALUES}",
     )
@@ -449,8 +455,12 @@ def _resamples(noise: Noise, count: int, size: int) -> np.ndarray:
 
 
 def _cards(run: Measured, result: Mapping[str, Any]) -> list[Any]:
-    """The numbers of each score; the seed and the settings of the scores are theirs."""
+    """The numbers of each score, with the settings that it depends on."""
     detector = result["detector"]
+    own = {
+        "ratio": {"background": detector["background_weights"]},
+        "regret": {"regret_steps": detector["regret_steps"]},
+    }
     numbers = [
         Number(
             metric=metric,
@@ -461,6 +471,7 @@ def _cards(run: Measured, result: Mapping[str, Any]) -> list[Any]:
                 "score": score,
                 "against": result["against"]["identity"],
                 "num_outside": result["num_outside"],
+                **own.get(score, {}),
             },
             warning=None,
             units="share",
@@ -468,9 +479,10 @@ def _cards(run: Measured, result: Mapping[str, Any]) -> list[Any]:
         for score, of_score in result["scores"].items()
         for metric in ("auroc", "average_precision", "fpr95")
     ]
-    return [
+    made = (
         card(number, "test", run.protocol, run.stored.weights, 0.0, run.stored.warning) for number in numbers
-    ]
+    )
+    return [replace(one, seed=detector["seed"]) for one in made]
 
 
 def _extremes(
