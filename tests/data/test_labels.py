@@ -138,9 +138,10 @@ def test_accumulated_minibatches_have_as_many_labelled_images_each() -> None:
         ({"num_labels": None, "label_seed": 1}, "data.label_seed", "needs data.num_labels"),
         ({"num_labels": None, "labelled_per_batch": 1}, "data.labelled_per_batch", "needs data.num_labels"),
         ({"labelled_per_batch": 9, "batch_size": 8}, "data.labelled_per_batch", "at most data.batch_size=8"),
+        ({"num_labels": 50, "batch_size": 8, "labelled_per_batch": 4}, "data.labelled_per_batch", "all 50 are labelled"),
         ({"label_seed": -1}, "data.label_seed", "must be an integer >= 0 or null"),
     ],
-)
+)  # fmt: skip
 def test_a_choice_that_cannot_be_made_is_refused(settings: dict[str, Any], setting: str, rule: str) -> None:
     with pytest.raises(SettingError, match=rule) as error:
         labelled(**settings)

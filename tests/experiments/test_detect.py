@@ -332,6 +332,8 @@ def test_images_take_the_detector_that_is_there(trained: Trained, ask: Ask, tmp_
         ({"values": "../../x.npz"}, "which lies elsewhere"),
         ({"scores": ["elbo", "magic"]}, "holds no detector that can be read"),
         ({"thresholds": None}, "holds no detector that can be read"),
+        ({"thresholds": {"elbo": 1.0, "typicality": "nan"}}, "a number is not finite"),
+        ({"false_positive_rate": "often"}, "holds no detector that can be read"),
         ({"weights": "0" * 64}, "was calibrated with other weights"),
     ):
         path.write_text(json.dumps({**content, **change}))

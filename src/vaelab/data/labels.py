@@ -100,6 +100,9 @@ def rows(
         known: labels of the training images ``[N]``, -1 where a run is not told.
         labelled_per_batch: how many rows labelled images get; None = an epoch visits all images alike. All of them: there are no others.
         order: as of :class:`Rows`.
+
+    Raises:
+        SettingError: rows are left to images without a label, and there are none.
     """
     total, everywhere = len(known), torch.arange(len(known))
     none = everywhere[:0]
@@ -108,4 +111,7 @@ def rows(
     labelled, others = everywhere[known >= 0], everywhere[known < 0]
     if labelled_per_batch == batch_size:
         return Rows(total, none, 0, labelled, batch_size, order)
+    if len(others) == 0:
+        rule = f"leaves rows to other images, and all {total} are labelled; use null, or {batch_size} for all rows"
+        raise SettingError("data.labelled_per_batch", labelled_per_batch, rule)
     return Rows(total, others, batch_size - labelled_per_batch, labelled, labelled_per_batch, order)

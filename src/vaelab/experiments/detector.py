@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -62,6 +63,9 @@ class Detector:
             reference = {name: float(content["reference"][name]) for name in ("bound", "rate")}
             scores = tuple(content["scores"])
             thresholds = {name: float(content["thresholds"][name]) for name in scores}
+            rate = float(content["false_positive_rate"])
+            if not all(map(math.isfinite, (rate, *reference.values(), *thresholds.values()))):
+                raise ValueError("a number is not finite")
             if not {*scores, content["score"]} <= {*SCORES} or content["score"] not in scores:
                 raise ValueError(f"unknown scores {', '.join(map(str, scores))}")
             numbers = {
@@ -74,6 +78,7 @@ class Detector:
             **{
                 **known,
                 **numbers,
+                "false_positive_rate": rate,
                 "scores": scores,
                 "thresholds": thresholds,
                 "reference": Reference(**reference),
