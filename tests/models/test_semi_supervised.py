@@ -142,6 +142,23 @@ def test_a_given_label_makes_it_a_bound_on_the_image_with_its_label() -> None:
     torch.testing.assert_close(evaluated.log_w, mixture.log_pxy.logsumexp(-1).expand(2, -1))
 
 
+def test_the_moments_of_a_code_are_those_over_classes_and_of_the_likeliest_one_where_it_is_encoded() -> None:
+    mixture, k = Mixture(), 40_000
+    model, batch = mixture.model.eval(), mixture.batch
+    layer = model(batch, noise(1, B, D)).layers[1]
+    chosen = torch.multinomial(
+        model.classify(batch.x).exp(), k, replacement=True, generator=torch.Generator().manual_seed(4)
+    ).T
+    features = torch.cat([batch.x.flatten(1).expand(k, -1, -1), F.one_hot(chosen, C).double()], -1)
+    z = model.posterior(features.flatten(0, 1), noise(1, k * B, D)).z[0].unflatten(0, (k, B))
+    error = z.std(0) / k**0.5
+    assert ((z.mean(0) - layer.mean).abs() < 5 * error).all()
+    torch.testing.assert_close(z.std(0), layer.stddev, rtol=0.03, atol=0)
+    code, width = model.encode(batch), (1 + 1 / SIGMA**2) ** -0.5
+    torch.testing.assert_close(code.stddev, torch.full((B, D), width, dtype=torch.float64))
+    assert (layer.stddev > 1.01 * width).any(), "classes have other means"
+
+
 def test_the_log_joint_sums_over_classes() -> None:
     mixture, z = Mixture(), noise(4, B, D)
     model = mixture.model.eval()

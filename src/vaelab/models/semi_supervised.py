@@ -179,8 +179,13 @@ class SummedLayer(Layer):
         return None if mean is None else self.average(mean.mT).mT
 
     @property
-    def stddev(self) -> None:
-        return None
+    def stddev(self) -> Tensor | None:
+        """``[B, D]`` over classes, too: from the variance in each, and that of their means."""
+        mean, of_pairs, stddev = self.mean, self.layer.mean, self.layer.stddev
+        if mean is None or of_pairs is None or stddev is None:
+            return None
+        variance = stddev.square() + (of_pairs - mean.index_select(0, self.pairs.image)).square()
+        return self.average(variance.mT).mT.sqrt()
 
 
 @dataclass(frozen=True)
