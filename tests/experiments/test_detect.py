@@ -325,7 +325,9 @@ def test_images_take_the_detector_that_is_there(trained: Trained, ask: Ask, tmp_
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingError, match="holds no images"):
         ask(run, f"images={tmp_path / 'empty'}")
-    assert len(rows(ask(run, f"images={own}", "num_samples=null", "regret_steps=null"))) == 2
+    used = ask(run, f"images={own}", "num_samples=null", "regret_steps=null")
+    assert len(rows(used)) == 2
+    assert ask(run, f"images={own}", "score=elbo") != used, "one does not take the place of the other"
     path = run / "detections" / "detector.json"
     content = json.loads(path.read_text())
     for change, message in (

@@ -595,7 +595,10 @@ def _use(run: Measured, options: dict[str, Any]) -> Path:
     limit = detector.thresholds[decides]
     flagged, p = scores[decides] > limit, p_values(scores[decides], calibration[decides])
     names = found.names or tuple(map(str, range(len(found.x))))
-    folder = run.stored.run.path / "detections" / found.identity.replace(":", "_")
+    # where a background lies is nothing that values depend on
+    depends_on = {**detector.to_dict(), "background": None, "decides": decides}
+    name = f"{found.identity.replace(':', '_')}_{_digest(depends_on)}"
+    folder = run.stored.run.path / "detections" / name
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TABLE, _csv(names, flagged, p, scores, found.unreadable))
     order = np.argsort(-scores[decides], kind="stable")
