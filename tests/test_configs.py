@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from vaelab.build import build
 from vaelab.errors import SettingError
 from vaelab.experiments.assembly import assemble, build_trainer
-from vaelab.experiments.check import KNOWN, SAMPLED, VALIDATION, check, check_sampling
+from vaelab.experiments.check import KNOWN, READ_BY, SAMPLED, UNSAID, VALIDATION, check, check_sampling
 from vaelab.experiments.check_measured import OF_THE_DETECTOR, check_detection, check_encoding
 from vaelab.experiments.diagnostic import Diagnostic
 from vaelab.experiments.train import train
@@ -132,6 +132,7 @@ def test_the_commands_beside_vae_train_compose(compose: Compose) -> None:
         *("label", "from_image", "to_image", "arithmetic", "trainer", "paths"),
     }
     assert check_sampling(sample) == SAMPLED
+    assert {setting: sample[setting] for setting in READ_BY} == dict.fromkeys(READ_BY) | UNSAID
     encode, detect = (compose("run=somewhere", config_name=name) for name in ("encode", "detect"))
     check_encoding(encode)
     check_detection(detect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -266,6 +267,17 @@ def test_interpolation_and_arithmetic_of_what_is_named(finished: Result, compose
         ({"label": 7}, r"label=7: this model is not conditional on labels"),
         ({"label": "seven"}, r"label=seven: must be an integer >= 0"),
         ({"label": 7, "what": ["latents"]}, r"label=7: is read by samples, images, npz, manifold, of which"),
+        (
+            {"temperature": 0.5, "what": ["latents"]},
+            r"temperature=0\.5: is read by samples, images, npz, of which",
+        ),
+        (
+            {"pixels": "drawn", "what": ["traversal"]},
+            r"pixels=drawn: is read by samples, images, npz, of which",
+        ),
+        ({"num_samples": 9, "what": ["samples"]}, r"num_samples=9: is read by npz, of which"),
+        ({"single_images": 9, "what": ["npz"]}, r"single_images=9: is read by images, of which"),
+        ({"dtype": "uint8", "what": ["images"]}, r"dtype=uint8: is read by npz, of which"),
         ({"from_image": 3}, r"to_image=null: from_image and to_image go together"),
         ({"from_image": [1, 2], "to_image": 3}, r"to_image=3: must be 2 images, as many as from_image"),
         ({"from_image": 1, "to_image": 360}, r"to_image=360: must be from 0 to 359, the test images"),
@@ -302,6 +314,24 @@ def test_sampling_that_is_interrupted_leaves_no_half_file_and_says_what_is_done(
     assert [path.name for path in folder.iterdir()] == ["samples.png"]
     sample(asked)
     assert sorted(path.name for path in folder.iterdir()) == ["samples.npz", "samples.png"]
+
+
+def test_a_frame_that_somebody_has_changed_costs_the_animation_alone(
+    finished: Result, compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(
+        shutil.copytree(finished.directory, tmp_path / "run", ignore=shutil.ignore_patterns("samples"))
+    )
+    (run / "frames" / "step_10.png").write_bytes(b"GIF89a")
+    changed = dataclasses.replace(finished, directory=run)
+    with pytest.raises(SettingError, match=r"what=animation: cannot be made: .*is no frame of a run"):
+        sample(options(changed, compose, "sample", what=["animation"]))
+    assert not (run / "samples").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaelab.experiments.check.SAMPLED", ("npz", "animation"))
+        sample(options(changed, compose, "sample"))
+    assert "is no frame of a run" in capsys.readouterr().out
+    assert [path.name for path in (run / "samples").rglob("*.*")] == ["samples.npz"]
 
 
 def test_a_conditional_model_is_sampled_by_label_and_a_run_without_frames_says_so(

@@ -38,7 +38,14 @@ READ_BY = {
     "from_image": ("interpolation",),
     "to_image": ("interpolation",),
     "arithmetic": ("arithmetic",),
+    "pixels": ("samples", "images", "npz"),
+    "temperature": ("samples", "images", "npz"),
+    "num_samples": ("npz",),
+    "single_images": ("images",),
+    "dtype": ("npz",),
 }
+#: what these are where nobody says anything (configs/sample.yaml); the others are null
+UNSAID = {"pixels": "mean", "temperature": 1.0, "num_samples": 64, "single_images": 64, "dtype": "float32"}
 #: what validation measures, and so what a checkpoint can be selected by
 VALIDATION = ("val/elbo", "val/rate", "val/distortion", "val/active_units", "val/accuracy")
 
@@ -379,11 +386,11 @@ def check_sampling(options: dict[str, Any]) -> tuple[str, ...]:
             raise SettingError(setting, given, "must be null, a number or a list of numbers")
         for value in numbers:
             integer(setting, value, 0)
-        if not set(READ_BY[setting]) & set(asked):
-            readers = ", ".join(READ_BY[setting])
-            raise SettingError(
-                setting, given, f"is read by {readers}, of which what={options['what']} has none"
-            )
+    for setting, readers in READ_BY.items():
+        given = options[setting]
+        if given != UNSAID.get(setting) and not set(readers) & set(asked):
+            rule = f"is read by {', '.join(readers)}, of which what={options['what']} has none"
+            raise SettingError(setting, given, rule)
     if (options["from_image"] is None) != (options["to_image"] is None):
         missing = "from_image" if options["from_image"] is None else "to_image"
         raise SettingError(missing, None, "from_image and to_image go together: between them is interpolated")

@@ -68,8 +68,11 @@ def sample(options: dict[str, Any]) -> list[Path]:
         without["animation"] = (
             "the training kept no frames (callbacks=none, a classifier, or an older version)"
         )
-    if "animation" in asked:
-        frames.read()  # refused before anything is written
+    elif "animation" in asked:
+        try:
+            frames.read()  # refused before anything is written
+        except SettingError as error:  # somebody has changed a frame: no reason to do without the rest
+            without["animation"] = str(error)
     pairs, classes = _pairs(artist, options), _classes(artist, options, without)
     if options["what"] != "all":
         for name in asked:

@@ -29,7 +29,7 @@ class Sampler:
         data: set up.
         noise: what the samples are made of.
         pixels: ``mean`` of p(x|z), the picture usually shown; or ``drawn`` from p(x|z), what the model says that data look like.
-        temperature: the noise of every stochastic layer is multiplied by it, the choice among the components of a prior is not; 1 = samples of the model.
+        temperature: the noise of every stochastic layer is multiplied by it, the choice of a component of the prior or of a class is not; 1 = samples of the model.
         classes: labels that the images take in turn, of a model that is conditional on labels; None = all.
         in_a_row: images that share a label before the next one has its turn.
     """
