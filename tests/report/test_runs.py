@@ -200,6 +200,27 @@ def test_a_folder_that_is_no_sweep_is_a_table_of_its_runs(tmp_path):
     assert [row[0] for row in page.table("all runs")[1:]] == ["one/a", "two/b", "two/c"]
 
 
+def test_accuracies_have_the_digits_of_their_cards(tmp_path):
+    card = dataclasses.replace(
+        ELBO, metric="accuracy", estimator="classifier", units="accuracy", value=0.8188, se_images=0.0036
+    )
+    score = {"name": "val/accuracy", "mode": "max"}
+    for seed, off in ((0, 0.0), (1, 0.0002)):
+        own = [dataclasses.replace(card, value=card.value + off)]
+        a_run(
+            tmp_path / "logs",
+            f"run-{seed}",
+            own,
+            score=score,
+            val=0.8254,
+            seed=seed,
+            overrides=[f"seed={seed}"],
+        )
+    head, *rows = page_of(tmp_path / "logs").table("runs")
+    assert head[3:5] == ["val/accuracy", "test accuracy"]
+    assert [row[3:5] for row in rows] == [["0.8254", "0.8188 ± 0.0036"], ["0.8254", "0.8190 ± 0.0036"]]
+
+
 def test_hostile_names_and_damage_are_text(folder):
     evil = "<img src=x onerror=alert(1)>"
     a_job(folder, {"latent_dim": evil, "encoder": "mlp"}, 0, -99.0)

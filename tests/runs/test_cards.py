@@ -86,6 +86,9 @@ def test_two_k_curves_say_whose_they_are():
             "missing fields: protocol",
         ),
         ({"cards": [{**ELBO.to_dict(), "value": "many"}]}, "cannot be read"),
+        ({"cards": [{**ELBO.to_dict(), "units": []}]}, "units is not text"),
+        ({"cards": [{**ELBO.to_dict(), "estimator": ["elbo"]}]}, "estimator is not text"),
+        ({"cards": [{**ELBO.to_dict(), "warning": [1]}]}, "warning is not text"),
         ({"cards": ["x"]}, "cannot be read"),
     ],
 )

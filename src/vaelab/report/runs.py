@@ -16,12 +16,21 @@ from vaelab.report.charts import Chart, Series
 from vaelab.report.page import Content
 from vaelab.report.tables import Cell, Column, Table
 from vaelab.runs import Card, comparable, find_runs, read_json, sweep_table
-from vaelab.runs.cards import printable, typed
+from vaelab.runs.cards import decimals, printable, typed
 from vaelab.runs.rate_distortion import rate_and_distortion
 from vaelab.runs.selection import Selection, apart, distinction
 from vaelab.runs.sweep import Configuration, Job, Sweep, is_number, is_sweep, read
 from vaelab.runs.sweep_table import Block, Mean, mean
-from vaelab.runs.table import Row, column_of, comparability, differences, rank, read_row, test_numbers
+from vaelab.runs.table import (
+    Row,
+    column_of,
+    comparability,
+    differences,
+    rank,
+    read_row,
+    score_decimals,
+    test_numbers,
+)
 from vaelab.runs.table import heading as ranking_heading
 
 SEARCH = "search.json"
@@ -195,7 +204,7 @@ def _runs_of(found: Sweep, block: Block, page: Path) -> Table:
             *(tables.setting(one.settings[key]) for key in found.keys),
             tables.setting(job.seed),
         ]
-        row += [tables.number(job.row.score, 2)] * scored
+        row += [tables.number(job.row.score, score_decimals(ranking.score_name))] * scored
         row += [_card(cards[job.row.path].get(key)) for key in names]
         rows.append(row)  # fmt: skip
     return tables.table("runs, one by one", heads, rows)
@@ -209,7 +218,7 @@ def _ranked(rows: Sequence[Row], score_name: str, page: Path) -> Table:
     for row, differs in zip(rows, differences(rows), strict=True):
         cards = {column_of(card): card for card in row.cards}
         cells.append((
-            _link(row, row.name, page), Cell(row.status, mark=row.status), tables.setting(row.seed), tables.number(row.score, 2),
+            _link(row, row.name, page), Cell(row.status, mark=row.status), tables.setting(row.seed), tables.number(row.score, score_decimals(score_name)),
             *(_card(cards.get(key)) for key in names), Cell(charts.short(differs, 300)),
         ))  # fmt: skip
     return tables.table("runs", heads, cells)
@@ -260,7 +269,7 @@ def _mean(found: Mean | None, decimals: int) -> Cell:
 def _card(card: Card | None) -> Cell:
     if card is None:
         return Cell("")
-    cell = tables.number(card.value, 2, card.se_images)
+    cell = tables.number(card.value, decimals(card), card.se_images)
     return replace(cell, text=f"{cell.text} !", mark="warning") if card.warning else cell
 
 

@@ -116,6 +116,11 @@ class Card:
             raise ValueError(f"missing fields: {', '.join(missing)}")
         if not isinstance(content["protocol"], dict):
             raise ValueError("protocol is not a record")
+        for name in ("metric", "units", "split", "estimator"):
+            if not isinstance(content[name], str):
+                raise ValueError(f"{name} is not text")
+        if not isinstance(content.get("warning"), str | None):
+            raise ValueError("warning is not text")
         floats: dict[str, Any] = {
             name: float(content[name])  # "nan" and "inf" are stored as text
             for name in FLOATS

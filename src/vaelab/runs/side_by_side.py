@@ -15,7 +15,7 @@ from rich.text import Text
 from vaelab.errors import SettingError
 from vaelab.runs.cards import Card, comparable, decimals, measurement, plus_minus, printable, shown, size
 from vaelab.runs.selection import Selection, apart, contrast, distinction, heading
-from vaelab.runs.table import Row
+from vaelab.runs.table import Row, score_decimals
 
 #: of a metric's own validation number. What is not here has no better direction (rate, active_units, mutual_information, ...)
 BETTER = {
@@ -208,8 +208,13 @@ def _table(block: Block) -> Table:
         columns.append(("ESS", [size(card.ess_median) for card in cards]))
     if block.ranked_by is not None and block.ranked_by != f"{cards[0].split} {metric}":
         own = block.ranked_by == f"val {metric}"
+        digits = score_decimals(block.ranked_by)
         scores = [
-            "" if e.validation is None else shown(e.card, e.validation) if own else f"{e.validation:.2f}"
+            ""
+            if e.validation is None
+            else shown(e.card, e.validation)
+            if own
+            else f"{e.validation:.{digits}f}"
             for e in block.entries
         ]
         columns.insert(0, (block.ranked_by, scores))

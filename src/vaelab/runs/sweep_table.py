@@ -123,10 +123,12 @@ def by_score(sweep: Sweep) -> list[Block]:
         names = table.test_numbers(ranking.rows)
         row = ranking.rows[0]
         cards = {table.column_of(card): card for one in ranking.rows for card in one.cards}
-        columns = [Column(name, 2, cards[key].units) for key, name in names.items()]
+        columns = [Column(name, decimals(cards[key]), cards[key].units) for key, name in names.items()]
         scored = any(one.score is not None for one in ranking.rows)
         if scored:
-            columns.insert(0, Column(row.score_name, 2, score_units(row.score_name)))
+            columns.insert(
+                0, Column(row.score_name, table.score_decimals(row.score_name), score_units(row.score_name))
+            )
         lines = []
         for configuration, rows in _of_configurations(sweep, {r.path: r for r in ranking.rows}):
             values = [
@@ -156,7 +158,8 @@ def by_metric(sweep: Sweep, selection: Selection) -> list[Block]:
         if block.ranked_by is not None and ranked:
             by_card = block.ranked_by == f"val {card.metric}"
             units = card.units if by_card else score_units(block.ranked_by)
-            columns.insert(0, Column(block.ranked_by, decimals(card) if by_card else 2, units))
+            digits = decimals(card) if by_card else table.score_decimals(block.ranked_by)
+            columns.insert(0, Column(block.ranked_by, digits, units))
         lines = []
         for configuration, of_one in _of_configurations(sweep, entries):
             numbers = [_mean([entry.card.value for entry in of_one])]

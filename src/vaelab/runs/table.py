@@ -18,7 +18,7 @@ from rich.text import Text
 
 from vaelab.errors import SettingError
 from vaelab.runs import metrics
-from vaelab.runs.cards import Card, printable, read_cards, shown, typed
+from vaelab.runs.cards import DECIMALS, Card, printable, read_cards, shown, typed
 from vaelab.runs.containment import check_contained
 from vaelab.runs.directory import RunDirectory
 from vaelab.runs.files import read_yaml
@@ -274,7 +274,7 @@ def _table(ranking: Ranking) -> Table:
             row.name,
             row.standing or row.status,
             "" if row.seed is None else str(row.seed),
-            "" if row.score is None else f"{row.score:.2f}",
+            "" if row.score is None else f"{row.score:.{score_decimals(ranking.score_name)}f}",
         ]
         for column in columns:
             cells.append(_cell(found.get(column)))
@@ -288,6 +288,15 @@ def _cell(card: Card | None) -> str:
         return ""
     error = f" ± {shown(card, card.se_images)}" if card.se_images else ""
     return f"{shown(card, card.value)}{error}" + (" !" if card.warning else "")
+
+
+def score_decimals(name: str) -> int:
+    """Decimals that a score is shown with; no card says its units.
+
+    >>> score_decimals("val/elbo"), score_decimals("val/accuracy")
+    (2, 4)
+    """
+    return DECIMALS["accuracy" if name.rpartition("/")[2] == "accuracy" else "nats"]
 
 
 def column_of(card: Card) -> tuple[str, str, int, int]:
