@@ -181,6 +181,20 @@ def test_what_a_directory_holds_is_text_and_runs_nothing(run):
     assert "\x00" not in page.source
 
 
+def test_every_picture_of_a_model_has_words_of_its_own_on_each_of_its_pages(run):
+    from vaelab.training.pictures import PICTURES
+
+    for name in (*PICTURES, "traversal_2", "odd_2"):
+        picture(run.figures / f"{name}.png")
+    words = {one.attributes["alt"] for one in page_of(run).all("img")}
+    assert len(words) == len(PICTURES) + 1, "the pages of one picture share them"
+    assert [text for text in words if text.startswith("Picture ")] == ["Picture odd 2 of this run"]
+    titles = [one.text for one in page_of(run).all("h3")]
+    at = titles.index("Traversal")
+    assert titles[at : at + 2] == ["Traversal", "Traversal, page 2"]
+    assert titles[-1] == "odd 2"
+
+
 def test_pictures_that_are_none_are_named_and_left_out(run):
     (run.figures / "text.png").write_text("no picture")
     whole = (run.figures / "samples.png").read_bytes()

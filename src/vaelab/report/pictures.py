@@ -25,6 +25,8 @@ KNOWN = {
     "reconstructions": ("Reconstructions", "Test images, each beside the mean of p(x|z) at its posterior mean"),
     "traversal": ("Traversal", "One latent dimension a row, moved from left to right while the others stay"),
     "interpolation": ("Interpolation", "From the code of one test image to that of another, a pair a row"),
+    "arithmetic": ("Latent arithmetic", "Test images, and their codes moved by the difference between the mean codes of two classes, decoded, a pair of classes a row"),
+    "analogies": ("Analogies", "Test images, and their codes decoded in each class"),
     "latents": ("Latent space", "Posterior means of test images in two dimensions, coloured by class"),
     "manifold": ("Manifold", "Decoded images on a grid over the two latent dimensions"),
     "learning_curves": ("Learning curves", "ELBO, rate and distortion over the optimizer steps, in training and in validation"),
@@ -49,11 +51,22 @@ class Picture:
 
     @property
     def title(self) -> str:
-        return KNOWN.get(self.path.stem, (self.path.stem.replace("_", " "), ""))[0]
+        title = KNOWN.get(self.kind, (self.kind.replace("_", " "), ""))[0]
+        return title if self._page is None else f"{title}, page {self._page}"
 
     @property
     def alt(self) -> str:
-        return KNOWN.get(self.path.stem, ("", f"Picture {self.path.stem.replace('_', ' ')} of this run"))[1]
+        return KNOWN.get(self.kind, ("", f"Picture {self.path.stem.replace('_', ' ')} of this run"))[1]
+
+    @property
+    def kind(self) -> str:
+        """What is shown, whichever page of it: ``traversal`` of ``traversal_2``."""
+        return self.path.stem if self._page is None else self.path.stem.rpartition("_")[0]
+
+    @property
+    def _page(self) -> str | None:
+        kind, _, page = self.path.stem.rpartition("_")
+        return page if kind in KNOWN and page.isdecimal() else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vaelab.errors import SettingError
 from vaelab.report import charts, tables
 from vaelab.report.charts import Chart, Series
 from vaelab.report.page import Content
-from vaelab.report.pictures import Picture
+from vaelab.report.pictures import KNOWN, Picture
 from vaelab.report.tables import Table
 from vaelab.runs import RunDirectory, metrics, read_manifest, read_yaml
 from vaelab.runs.cards import Card, decimals, plus_minus, shown, typed
@@ -25,7 +25,7 @@ from vaelab.runs.metrics import STEP
 from vaelab.runs.per_image import per_image
 from vaelab.runs.selection import apart, heading, protocol_line
 from vaelab.runs.status import Status, StatusRecord, read_status
-from vaelab.runs.table import DEAD, Row, flatten, read_row
+from vaelab.runs.table import DEAD, Row, flatten, read_row, score_decimals
 
 #: what a curve shows: title, metrics, unit, and the part of the page
 PANELS = (
@@ -187,7 +187,10 @@ def _facts(row: Row, manifest: Mapping[str, Any], record: StatusRecord | None) -
         ("began", str(manifest.get("created") or "").replace("T", " ")[:19] or None),
         ("took", None if row.seconds is None else _span(row.seconds)),
         ("steps", manifest.get("steps") or (None if progress is None else f"{progress[0]} of {progress[1]}")),
-        (f"best {row.score_name}", None if row.score is None else f"{row.score:.2f}"),
+        (
+            f"best {row.score_name}",
+            None if row.score is None else f"{row.score:.{score_decimals(row.score_name)}f}",
+        ),
         ("commit", commit + (" with changes" if git.get("dirty") else "") if commit else None),
         ("identity", (row.identity or "")[:12] or None),
         ("weights", str(manifest.get("weights") or "")[:12] or None),
@@ -317,7 +320,7 @@ def _per_image(run: RunDirectory, row: Row) -> list[Chart]:
 
 
 def _dimensions(run: RunDirectory, damage: list[str]) -> tuple[list[Table], list[Chart]]:
-    """What the newest evaluations of the latent space have measured, dimension by dimension."""
+    """What evaluations of the latent space have measured, dimension by dimension; of more than eight the first by name."""
     found: list[Table] = []
     drawn: list[Chart] = []
     for path in sorted(run.evaluations.glob("*/dimensions.csv"))[:8]:
@@ -368,11 +371,8 @@ def _pictures(run: RunDirectory) -> tuple[Picture, ...]:
     found = [Picture(path, f"figures/{path.name}", "figures") for path in sorted(run.figures.glob("*.png"))]
     for path in sorted(run.evaluations.glob("*/*.png")):
         found.append(Picture(path, f"evaluations/{path.parent.name}/{path.name}", path.parent.name))
-    first = ("samples", "reconstructions", "traversal", "interpolation", "latents", "manifold")
-    place = {name: i for i, name in enumerate(first)}
-    return tuple(
-        sorted(found, key=lambda p: (p.group != "figures", p.group, place.get(p.path.stem, 99), p.name))
-    )
+    place = {name: i for i, name in enumerate(KNOWN)}
+    return tuple(sorted(found, key=lambda p: (p.group != "figures", p.group, place.get(p.kind, 99), p.name)))
 
 
 def _settings(run: RunDirectory, row: Row, damage: list[str]) -> tuple[bool, list[Setting]]:
@@ -452,7 +452,7 @@ def _commands(row: Row, where: str) -> list[Command]:
         return [
             Command(f"vae-evaluate {assigned}", "measure it again; settings that are typed here differ on its card"),
             Command(f"vae-evaluate {assigned} estimator=latents", "what the code has learned"),
-            Command(f"vae-sample {assigned}", "its pictures with other noise"),
+            Command(f"vae-sample {assigned}", "its pictures again, and samples as files; seed=1 for other noise"),
             again,
             Command(f"vae-train {start}", "a new run from its weights"),
             typed_again,
