@@ -124,12 +124,17 @@ def test_a_run_whose_process_came_back_reports_the_same_validation_twice(storage
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study with a trial, in which each question is waited for half a second."""
-    monkeypatch.setattr(trial, "SECONDS", 0.5)
+def sqlite(tmp_path: Path) -> Path:
+    """A study with a trial."""
     path = tmp_path / "study.db"
     a_study(f"sqlite:///{path}").ask()
     return path
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again and again is given up before long, but not before a busy machine has heard why it failed."""
+    monkeypatch.setattr(trial, "SECONDS", 3.0)
 
 
 def told_of(path: Path, study: str = "s", number: int = 0) -> TrialReport:
@@ -161,7 +166,7 @@ def left_out(report: TrialReport, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_lock_that_stays_is_waited_for_once(
-    sqlite: Path, capsys: pytest.CaptureFixture[str], asked: list[Trial]
+    sqlite: Path, impatient: None, capsys: pytest.CaptureFixture[str], asked: list[Trial]
 ) -> None:
     other = sqlite3.connect(sqlite)
     try:
@@ -189,13 +194,15 @@ def test_a_lock_that_goes_is_waited_for(
 
 
 def test_what_cannot_be_opened_is_left_out(
-    sqlite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sqlite: Path, impatient: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     assert "sweep.storage" not in left_out(told_of(tmp_path / "file" / "study.db"), capsys)
 
 
-def test_a_disk_without_room_is_left_out(sqlite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_without_room_is_left_out(
+    sqlite: Path, impatient: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = told_of(sqlite)
     report.report(0.0, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -248,6 +255,7 @@ def test_a_server_that_never_answers_holds_up_no_run_and_its_password_is_not_sho
         raise OSError("at last")
 
     monkeypatch.setattr(trial, "open_storage", hang)
+    monkeypatch.setattr(trial, "SECONDS", 0.5)
     url = "postgresql+psycopg://me:very-secret@nowhere.example/studies"
     line = left_out(TrialReport(Trial(url, "s", 0)), capsys)
     assert "no answer within 0.5 s" in line
