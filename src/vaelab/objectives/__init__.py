@@ -3,7 +3,7 @@
 from vaelab.objectives.disentangled import DIP, MMD, BetaTC
 from vaelab.objectives.elbo import ELBO, STL, FreeBits
 from vaelab.objectives.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, DReG
-from vaelab.objectives.objective import Objective, ObjectiveValue
+from vaelab.objectives.objective import Objective, ObjectiveValue, Weights
 from vaelab.objectives.schedules import (
     CapacitySchedule,
     ConstantSchedule,
@@ -32,4 +32,5 @@ __all__ = [
     "Objective",
     "ObjectiveValue",
     "SemiSupervised",
+    "Weights",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from vaelab.errors import SettingError, choice, number
 from vaelab.models.terms import Terms
 from vaelab.models.traits import USUAL, Traits
-from vaelab.objectives.objective import Objective, ObjectiveValue, closed_form, needs
+from vaelab.objectives.objective import Objective, ObjectiveValue, Weights, closed_form, needs
 
 MOMENTS = "needs a posterior whose dimensions are independent given x, in one layer; use posterior=normal and model=vae"
 
@@ -50,7 +50,7 @@ class BetaTC(Objective):
             "beta_tc", traits.standard_prior, "needs prior=standard_normal, whose dimensions are independent"
         )
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
         (layer,) = terms.layers
         mean, stddev = _moments(terms)
         z = layer.z[0]
@@ -62,7 +62,7 @@ class BetaTC(Objective):
         value = (
             terms.log_px[0]
             - self.mutual_information * (own - log_qz)
-            - self.weight(step) * (log_qz - log_qz_product)
+            - weights.kl * (log_qz - log_qz_product)
             - self.dimension_wise * (log_qz_product - log_pz)
         )
         return ObjectiveValue(value=value, surrogate=value)
@@ -124,9 +124,9 @@ class DIP(Objective):
         self.closed_form = closed_form(kl, traits)
         needs("dip", traits.moments, MOMENTS)
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
         mean, stddev = _moments(terms)
-        elbo = terms.log_px[0] - self.weight(step) * terms.rate(self.closed_form)
+        elbo = terms.log_px[0] - weights.kl * terms.rate(self.closed_form)
         if len(mean) < 2:  # a last batch of one image has no covariance
             return ObjectiveValue(value=elbo, surrogate=elbo)
         centred = mean - mean.mean(0)  # over images, not over latent dimensions
@@ -184,10 +184,10 @@ class MMD(Objective):
             "mmd", traits.standard_prior, "needs prior=standard_normal, for which the expectations are exact"
         )
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
         z = terms.layers[0].z[0]
         spread = z.shape[1] if self.bandwidth == "auto" else float(self.bandwidth)
-        value = terms.log_px[0] - self.weight(step) * terms.rate(self.closed_form)
+        value = terms.log_px[0] - weights.kl * terms.rate(self.closed_form)
         if len(z) < 2:  # a last batch of one image says nothing of a distance between distributions
             return ObjectiveValue(value=value, surrogate=value)
         penalty = (self.alpha + self.scale - 1) * mmd_to_standard_normal(z, spread)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vaelab.errors import SettingError, number
 from vaelab.models.terms import Terms, mean_over_samples, sum_layers
 from vaelab.models.traits import USUAL, Traits
-from vaelab.objectives.objective import Objective, ObjectiveValue, closed_form, needs
+from vaelab.objectives.objective import Objective, ObjectiveValue, Weights, closed_form, needs
 from vaelab.objectives.schedules import CapacitySchedule
 
 
@@ -42,11 +42,11 @@ class ELBO(Objective):
             rule = "needs the KL in closed form: |KL - C| of a noisy estimate says little of that of its mean; use schedule=linear"
             raise SettingError("schedule", "capacity", rule)
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
         rate = terms.rate(self.closed_form)
-        if isinstance(self.schedule, CapacitySchedule):
-            rate = (rate - self.schedule.capacity(step)).abs()
-        elbo = mean_over_samples(terms.log_px) - self.weight(step) * rate
+        if weights.capacity is not None:
+            rate = (rate - weights.capacity).abs()
+        elbo = mean_over_samples(terms.log_px) - weights.kl * rate
         return ObjectiveValue(value=elbo, surrogate=elbo)
 
 
@@ -78,9 +78,9 @@ class FreeBits(Objective):
             "needs a KL per dimension, which this posterior and prior have not; use objective=elbo",
         )
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
         rates = sum_layers([mean_over_samples(kl).clamp(min=self.free_nats).sum(-1) for kl in terms.kls])
-        value = mean_over_samples(terms.log_px) - self.weight(step) * rates
+        value = mean_over_samples(terms.log_px) - weights.kl * rates
         return ObjectiveValue(value=value, surrogate=value)
 
 
@@ -114,8 +114,8 @@ class STL(Objective):
             "needs the density of q at a given z, which is slow for this posterior; use posterior.kind=coupling, or objective=elbo",
         )
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
-        weight = self.weight(step)
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
+        weight = weights.kl
         value = terms.log_px - weight * sum_layers(terms.log_ratios)
         surrogate = terms.log_px - weight * sum_layers(terms.log_ratios_stopped)
         return ObjectiveValue(value=mean_over_samples(value), surrogate=mean_over_samples(surrogate))

@@ -11,7 +11,7 @@ from torch import Tensor
 from vaelab.errors import SettingError, integer, number
 from vaelab.models.terms import Terms, mean_over_samples, sum_layers
 from vaelab.models.traits import USUAL, Traits
-from vaelab.objectives.objective import Objective, ObjectiveValue, needs
+from vaelab.objectives.objective import Objective, ObjectiveValue, Weights, needs
 
 APART = "needs the parameters of q and of p apart, and this model shares some; use objective=iwae"
 
@@ -21,9 +21,12 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
-def log_weights(terms: Terms, weight: float) -> Tensor:
+def log_weights(terms: Terms, weight: float | Tensor) -> Tensor:
     """log p(x|z) + weight (log p(z) - log q(z|x)) ``[K, B]``."""
-    return terms.log_w if weight == 1 else terms.log_px - weight * sum_layers(terms.log_ratios)
+    is_plain = (
+        not isinstance(weight, Tensor) and weight == 1
+    )  # what a tensor holds is not asked: that would wait for the device
+    return terms.log_w if is_plain else terms.log_px - weight * sum_layers(terms.log_ratios)
 
 
 class IWAE(Objective):
@@ -43,8 +46,8 @@ class IWAE(Objective):
     ) -> None:
         super().__init__(beta, num_samples, schedule, traits)
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
-        value = log_mean_exp(log_weights(terms, self.weight(step)))
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
+        value = log_mean_exp(log_weights(terms, weights.kl))
         return ObjectiveValue(value=value, surrogate=value)
 
 
@@ -68,8 +71,8 @@ class MIWAE(Objective):
         super().__init__(beta, num_samples, schedule, traits)
         self.num_bounds = _divisor(num_bounds, num_samples)
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
-        value = _mean_of_bounds(log_weights(terms, self.weight(step)), self.num_bounds)
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
+        value = _mean_of_bounds(log_weights(terms, weights.kl), self.num_bounds)
         return ObjectiveValue(value=value, surrogate=value)
 
 
@@ -92,8 +95,8 @@ class PIWAE(Objective):
         self.num_bounds = _divisor(num_bounds, num_samples)
         needs("piwae", traits.parameters_apart, APART)
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
-        log_w = log_weights(terms, self.weight(step))
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
+        log_w = log_weights(terms, weights.kl)
         value = log_mean_exp(log_w)
         return ObjectiveValue(value, value, inference_surrogate=_mean_of_bounds(log_w, self.num_bounds))
 
@@ -117,8 +120,8 @@ class CIWAE(Objective):
         super().__init__(beta, num_samples, schedule, traits)
         self.share = number("objective.share", share, "must be a number from 0 to 1", lambda s: 0 <= s <= 1)
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
-        log_w = log_weights(terms, self.weight(step))
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
+        log_w = log_weights(terms, weights.kl)
         value = self.share * mean_over_samples(log_w) + (1 - self.share) * log_mean_exp(log_w)
         return ObjectiveValue(value=value, surrogate=value)
 
@@ -148,8 +151,8 @@ class DReG(Objective):
         )
         needs("dreg", traits.parameters_apart, APART)
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
-        weight = self.weight(step)
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
+        weight = weights.kl
         log_w = log_weights(terms, weight)
         value = log_mean_exp(log_w)
         through_z = terms.log_px - weight * sum_layers(terms.log_ratios_stopped)

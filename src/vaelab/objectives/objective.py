@@ -33,6 +33,19 @@ class ObjectiveValue:
     inference_surrogate: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What a schedule makes of a step. Numbers, or scalar tensors where the computation is recorded once for all steps, or is that of several runs.
+
+    Attributes:
+        kl: weight of the KL term.
+        capacity: C, nats an image; None without a capacity.
+    """
+
+    kl: float | Tensor
+    capacity: float | Tensor | None = None
+
+
 class Objective(ABC):
     """Terms -> :class:`ObjectiveValue`. It never averages over images and never logs.
 
@@ -65,7 +78,6 @@ class Objective(ABC):
             rule = "means nothing for a model that sums over classes; use elbo, semi_supervised or classification"
             raise SettingError("objective", type(self).__name__, rule)
 
-    @abstractmethod
     def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
         """The bound of each image.
 
@@ -74,10 +86,22 @@ class Objective(ABC):
             step: optimizer step, from 0.
             num_images: size of the training set.
         """
+        return self.bound(terms, self.at(step), num_images)
+
+    @abstractmethod
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
+        """The same with what depends on the step given."""
 
     def weight(self, step: int) -> float:
         """Weight of the KL term at a step."""
         return self.beta * self.schedule(step)
+
+    def at(self, step: int) -> Weights:
+        """What depends on the step."""
+        schedule = self.schedule
+        return Weights(
+            self.weight(step), schedule.capacity(step) if isinstance(schedule, CapacitySchedule) else None
+        )
 
 
 def closed_form(kl: str, traits: Traits) -> bool:

@@ -10,7 +10,7 @@ from vaelab.errors import number
 from vaelab.models.terms import Terms, mean_over_samples
 from vaelab.models.traits import USUAL, Traits
 from vaelab.objectives.elbo import ELBO
-from vaelab.objectives.objective import Objective, ObjectiveValue, needs
+from vaelab.objectives.objective import Objective, ObjectiveValue, Weights, needs
 
 CLASSIFIES = "needs a model with q(y|x); use model=semi_supervised"
 
@@ -47,8 +47,8 @@ class SemiSupervised(Objective):
             lambda weight: weight >= 0,
         )
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
-        elbo = self.elbo(terms, step, num_images).value
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
+        elbo = self.elbo.bound(terms, weights, num_images).value
         value = elbo + self.classification_weight * _log_q_label(terms)
         return ObjectiveValue(value=value, surrogate=value)
 
@@ -72,7 +72,7 @@ class Classification(Objective):
         super().__init__(1.0, num_samples, schedule, traits)
         needs("classification", traits.classifies, CLASSIFIES)
 
-    def __call__(self, terms: Terms, step: int, num_images: int) -> ObjectiveValue:
+    def bound(self, terms: Terms, weights: Weights, num_images: int) -> ObjectiveValue:
         value = _log_q_label(terms)
         return ObjectiveValue(value=value, surrogate=value)
 
