@@ -40,9 +40,9 @@ def test_trackers_are_shown_the_same_pictures_at_every_moment(compose: Compose, 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     module, board = made(compose), TensorBoardLogger(tmp_path, name="tensorboard", version="")
-    callback = TrackerPictures(every_n_epochs=2)
-    for epoch, step in enumerate((10, 20, 30, 40)):
-        callback.on_train_epoch_end(at(step, epoch, board), module)
+    callback, epoch = TrackerPictures(every_n_epochs=2), module.plan.steps_per_epoch
+    for number in range(4):
+        callback.on_train_epoch_end(at((number + 1) * epoch, number, board), module)
     board.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -50,7 +50,7 @@ def test_trackers_are_shown_the_same_pictures_at_every_moment(compose: Compose, 
     assert set(keys) == {"samples", "reconstructions", "traversal", "interpolation", "latents"}
     for key in keys:
         shown = events.Images(key)
-        assert [event.step for event in shown] == [20, 40]
+        assert [event.step for event in shown] == [2 * epoch, 4 * epoch]
         # the weights have not moved, nor have noise and images
         assert shown[0].encoded_image_string == shown[1].encoded_image_string
     assert module.evaluated.training, "the model is as it was"
@@ -79,6 +79,23 @@ def test_frames_are_kept_with_any_logger_or_none_and_made_again_where_one_is_mis
     np.testing.assert_array_equal(callback.frames.read()[1].picture, second.picture)
     callback.on_train_start(at(every + 1, 1), module)  # nothing is due here
     assert callback.frames.steps() == [0, every]
+
+
+def test_the_moments_of_a_long_run_are_farther_apart_and_its_end_is_one(
+    compose: Compose, tmp_path: Path
+) -> None:
+    """An epoch of one step costs less than a picture."""
+    module, callback = made(compose, "data.train_size=50", "data.batch_size=50"), TrackerPictures()
+    assert module.plan.steps_per_epoch == 1
+    callback.frames = Frames(tmp_path / "frames")
+    drawn = []
+    for step in range(1, 132):
+        callback.on_train_epoch_end(at(step, step - 1), module)
+        if step in callback.frames.steps():
+            drawn.append(step)
+    assert drawn == [*range(1, 60), *range(60, 120, 2), 120, 124, 128]
+    callback.on_train_end(at(131, 130), module)
+    assert callback.frames.steps() == [*range(4, 129, 4), 131]
 
 
 def test_a_frame_is_small_however_large_the_images_are() -> None:

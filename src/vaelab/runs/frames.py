@@ -17,6 +17,19 @@ if TYPE_CHECKING:  # numpy costs 0.1 s: the table of runs does without
 MOST = 60  #: frames that are kept, beside the newest
 MOST_BYTES = 8 << 20  #: of a frame's file
 MOST_PIXELS = 4_000_000  #: of a frame: a few bytes could be made to unpack to any number
+
+
+def between(step: int, every: int) -> int:
+    """Optimizer steps between two moments that are worth a picture after ``step`` steps: ``every``, doubled until there have been fewer than :data:`MOST`.
+
+    >>> [between(step, every=10) for step in (590, 600, 1190, 1200)]
+    [10, 20, 20, 40]
+    """
+    while step // every >= MOST:
+        every *= 2
+    return every
+
+
 _NAME = re.compile(r"step_(\d{1,15})\.png")
 
 
@@ -60,11 +73,9 @@ class Frames:
         Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(content, "PNG")
         self.folder.mkdir(exist_ok=True)
         write_atomically(self._path(step), content.getvalue())
-        between = every
-        while step // between >= MOST:
-            between *= 2
+        kept = between(step, every)
         for other in self.steps():
-            if other < step and other % between:
+            if other < step and other % kept:
                 self._path(other).unlink(missing_ok=True)
 
     def cut_back(self, step: int) -> None:

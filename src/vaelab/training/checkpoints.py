@@ -205,7 +205,7 @@ def _step_number(path: Path) -> int:
 
 
 class Checkpoints(Checkpoint):
-    """Saves ``last.ckpt`` at the end of each epoch, every ``every_n_steps`` optimizer steps, when the run is interrupted and at the end; ``best.ckpt`` when the score improves.
+    """Saves ``last.ckpt`` every ``every_n_steps`` optimizer steps, or else at the end of each epoch, when the run is interrupted and at the end; ``best.ckpt`` when the score improves.
 
     A checkpoint lies between two optimizer steps, and after the validation that was due there. Without validation nothing is better than the last: ``best.ckpt`` is
     not written, :attr:`selected` is ``last.ckpt``.
@@ -214,7 +214,7 @@ class Checkpoints(Checkpoint):
         folder: where they go.
         score: the metric that chooses the best, of validation.
         mode: ``max`` or ``min``.
-        every_n_steps: optimizer steps, or None.
+        every_n_steps: optimizer steps; None = those of an epoch.
         keep: ``all`` keeps every last one as ``step_<number>.ckpt`` too; ``best_and_last``; ``weights_only_best`` leaves nothing of a completed run but its weights in ``model.safetensors``.
 
     Attributes:
@@ -279,7 +279,8 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.best)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save_last(trainer)
+        if self.every_n_steps is None:
+            self._save_last(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step != self._saved_step:

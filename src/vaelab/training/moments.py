@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vaelab import figures
-from vaelab.runs.frames import Frames
+from vaelab.runs.frames import Frames, between
 from vaelab.training.loggers import log_picture, shows_pictures
 from vaelab.training.pictures import COLUMNS, Artist
 
@@ -23,8 +23,10 @@ CODES = 500  # images whose codes say which
 class TrackerPictures(L.Callback):
     """Pictures at fixed noise and of fixed images, under keys that stay the same, for the loggers that show pictures; and the samples as a frame of the run's animation.
 
+    The longer a run, the farther apart (:func:`vaelab.runs.frames.between`), and in any case at its end.
+
     Args:
-        every_n_epochs: how often.
+        every_n_epochs: how often at first.
 
     Attributes:
         frames: of the run; None = none are kept.
@@ -37,14 +39,24 @@ class TrackerPictures(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """What a model samples that has learned nothing; or the frame that was due where a run that is gone on with begins."""
         step = trainer.global_step
-        if not trainer.is_global_zero or self.frames is None or step % self._every(pl_module):
+        if not trainer.is_global_zero or self.frames is None or step % between(step, self._every(pl_module)):
             return
         if pl_module.objective.learns_evidence and step not in self.frames.steps():
             with _evaluation(pl_module) as artist:
                 self._keep(artist.samples(artist.num_samples), step, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
+        step, every = trainer.global_step, self._every(pl_module)
+        if step % between(step, every) == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        step, every = trainer.global_step, self._every(pl_module)
+        if step and step % between(step, every):
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
             return
         loggers = [logger for logger in trainer.loggers if shows_pictures(logger)]
         if (not loggers and self.frames is None) or not pl_module.objective.learns_evidence:
