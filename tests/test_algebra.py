@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from given import Given
 from vaelab.batch import Batch
 from vaelab.build import DataShape, build_model, build_objective, likelihood_support
 from vaelab.errors import SettingError
@@ -288,7 +289,7 @@ def descend(model: Model, objective: Any, batch: Batch) -> tuple[float, float]:
             return super().step_normal(stream, 0, shape, device, torch.float64)
 
     step = OptimisationStep(
-        model, objective, lambda index, number, rows: batch, 100, SameNoise(0), StepSettings(clip_norm=1.0)
+        model, objective, Given(lambda index, rows: batch), 100, SameNoise(0), StepSettings(clip_norm=1.0)
     )
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3)
     losses = [-step(batch.index, 3, optimizer, Tensor.backward)[0].item() / B for _ in range(10)]
@@ -319,7 +320,7 @@ def test_frozen_weights_with_samples_in_parts() -> None:
         train_only(model, "prior")
         objective.num_samples = 3
         step = OptimisationStep(
-            model, objective, lambda index, number, rows: batch, 100, Noise(0), StepSettings(samples_at_once=at_once)  # noqa: B023
+            model, objective, Given(lambda index, rows, batch=batch: batch), 100, Noise(0), StepSettings(samples_at_once=at_once)
         )  # fmt: skip
         step(batch.index, 0, torch.optim.SGD(model.parameters(), 0.0), Tensor.backward)
         gradients.append([p.grad for p in model.get_submodule("prior").parameters()])
@@ -343,7 +344,7 @@ def test_samples_in_parts_have_the_gradient_of_all() -> None:
             step = OptimisationStep(
                 model,
                 objective,
-                lambda index, number, rows, batch=batch: batch,
+                Given(lambda index, rows, batch=batch: batch),
                 100,
                 Noise(0),
                 StepSettings(samples_at_once=at_once),

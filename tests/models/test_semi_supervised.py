@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from given import Given
 from oracles import Flat
 from vaelab.batch import Batch
 from vaelab.build import DataShape, build_model
@@ -307,7 +308,7 @@ def test_two_ranks_share_labelled_and_other_images_of_a_step_as_one_takes_them(k
         total: list[Tensor] = []
         for rank in range(ranks):
             step = OptimisationStep(
-                model, objective, lambda index, number, rows: Batch(batch.x[rows], batch.y[rows], index[rows]),
+                model, objective, Given(lambda index, rows: Batch(batch.x[rows], batch.y[rows], index[rows])),
                 100, Noise(0), StepSettings(), rank, ranks,
             )  # fmt: skip
             step(batch.index, 0, torch.optim.SGD(model.parameters(), 0.0), Tensor.backward)

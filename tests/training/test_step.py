@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from given import Given
 from vaelab.batch import Batch
 from vaelab.build import DataShape, build_model
 from vaelab.errors import SettingError
@@ -48,14 +49,14 @@ def make_step(
     world_size: int = 1,
     **settings: Any,
 ) -> OptimisationStep:
-    def train_batch(index: Tensor, step: int, rows: slice) -> Batch:
+    def batch(index: Tensor, rows: slice) -> Batch:
         mine = index[rows]
         return Batch(x[mine], torch.full_like(mine, -1), mine)
 
     return OptimisationStep(
         model,
         objective or ELBO(),
-        train_batch,
+        Given(batch),
         N,
         noise or Noise(3),
         StepSettings(**settings),

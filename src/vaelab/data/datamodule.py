@@ -298,23 +298,34 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_batch(self, index: Tensor, step: int, rows: slice = slice(None)) -> Batch:
         """The training images at ``index [B]`` (over all ranks) as optimizer step ``step`` sees them; a rank takes its ``rows``."""
-        split, shape = self._splits["train"], (len(index), *self.image_shape)
+        return self.with_noise(index, self.step_noise(step, len(index)), rows)
+
+    def step_noise(self, step: int, num_images: int) -> dict[str, Tensor]:
+        """The uniform numbers ``[B, C, H, W]`` that the pixels of a step take, by purpose, over all ranks."""
+        purposes = {
+            "binarize": self.protocol.binarize == "dynamic",
+            "mutate": self.mutate > 0,
+            "dequantize": self.protocol.dequantize,
+        }
+        shape = (num_images, *self.image_shape)
+        return {
+            purpose: self.noise.step_pixels(purpose, step, shape, self.device)
+            for purpose, is_taken in purposes.items()
+            if is_taken
+        }
+
+    def with_noise(self, index: Tensor, noise: Mapping[str, Tensor], rows: slice = slice(None)) -> Batch:
+        """:meth:`train_batch`, of what :meth:`step_noise` has given."""
+        split = self._splits["train"]
         mine = index if rows == slice(0, None, 1) else index[rows]
         here = mine.to(self._storage)
         stored = split.x.index_select(0, here).to(self.device)
-
-        def uniform(purpose: str) -> Tensor:
-            return self.noise.step_pixels(purpose, step, shape, self.device)[rows]
-
-        if self.protocol.binarize == "fixed":
-            levels = stored.to(torch.float32)
-        else:
-            levels = self.protocol.levels(
-                stored, uniform("binarize") if self.protocol.samples_pixels else None
-            )
-        if self.mutate:
-            levels = self.protocol.mutated(levels, uniform("mutate"), self.mutate)
-        x = self.protocol.scale(levels, uniform("dequantize") if self.protocol.dequantize else None)
+        own = {purpose: uniform[rows] for purpose, uniform in noise.items()}
+        fixed = self.protocol.binarize == "fixed"
+        levels = stored.to(torch.float32) if fixed else self.protocol.levels(stored, own.get("binarize"))
+        if "mutate" in own:
+            levels = self.protocol.mutated(levels, own["mutate"], self.mutate)
+        x = self.protocol.scale(levels, own.get("dequantize"))
         return Batch(x=x.to(self.dtype), y=self._known.index_select(0, here).to(self.device), index=mine)
 
     def add(self, name: str, images: Split) -> None:

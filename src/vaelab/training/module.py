@@ -111,7 +111,7 @@ class VAEModule(L.LightningModule):
         self._step = OptimisationStep(
             model=self.model,
             objective=self.objective,
-            train_batch=self.data.train_batch,
+            data=self.data,
             num_images=self.data.size("train"),
             noise=self.noise,
             settings=self.step_settings,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer, number
 from vaelab.models import Terms
 from vaelab.noise import Noise, Stream
-from vaelab.objectives import ObjectiveValue
+from vaelab.objectives import ObjectiveValue, Weights
 from vaelab.training.gather import Gathered
 
 
@@ -68,8 +68,47 @@ class StepSettings:
 REPORT = ("objective", "rate", "distortion", "grad_norm", "skipped")
 
 
+class StepData(Protocol):
+    """What the step needs of the data; see :class:`vaelab.data.ImageDataModule`."""
+
+    def step_noise(self, step: int, num_images: int) -> dict[str, Tensor]: ...
+
+    def with_noise(self, index: Tensor, noise: Mapping[str, Tensor], rows: slice = ...) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """The random numbers of a step.
+
+    Attributes:
+        pixels: what the pixels take, by purpose, uniform ``[B, C, H, W]``, over all ranks.
+        eps: of the posterior, standard normal ``[K, B, D]``, float32, over all ranks.
+    """
+
+    pixels: dict[str, Tensor]
+    eps: Tensor
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """What a step is told of its number: numbers, or scalar tensors on the device where one recording is carried out for all steps.
+
+    Attributes:
+        weights: of the objective.
+        learning_rate: None = that of the optimizer throughout.
+        averaging: how far the averaged weights move towards the weights, from 0 to 1; None without averages.
+    """
+
+    weights: Weights
+    learning_rate: float | Tensor | None
+    averaging: float | Tensor | None
+
+
 class OptimisationStep:
     """Forward, backward, check, clip, step.
+
+    ``step(index, number, optimizer, backward)`` is all of it. What depends on the number of the step alone, :meth:`noise_of` and :meth:`scheduled`, can be had beforehand;
+    :meth:`carry_out` is the rest, which is the same for all steps.
 
     The loss is minus the objective's surrogate, averaged over all images of the step on all ranks, plus its penalty. A step whose loss or gradient is not finite leaves
     weights and optimizer as they were, and is counted.
@@ -77,7 +116,7 @@ class OptimisationStep:
     Args:
         model: (batch, noise) -> :class:`vaelab.models.Terms`.
         objective: terms -> :class:`vaelab.objectives.ObjectiveValue`.
-        train_batch: (indices over all ranks, step, rows of this rank) -> batch.
+        data: makes the batch: ``step_noise`` and ``with_noise`` of :class:`vaelab.data.ImageDataModule`.
         num_images: size of the training set.
         noise: of the run.
         settings: everything else that touches weights.
@@ -93,7 +132,7 @@ class OptimisationStep:
         self,
         model: Any,
         objective: Any,
-        train_batch: Callable[[Tensor, int, slice], Batch],
+        data: StepData,
         num_images: int,
         noise: Noise,
         settings: StepSettings,
@@ -107,13 +146,15 @@ class OptimisationStep:
             list(zip(averaged.parameters(), model.parameters(), strict=True)) if averaged is not None else []
         )
         self.objective = objective
-        self.train_batch = train_batch
+        self.data = data
         self.num_images = num_images
         self.noise = noise
         self.settings = settings
         self.rows = slice(rank, None, world_size)  # of the global batch
         self.world_size = world_size
         self.everywhere = everywhere
+        #: :meth:`_forward`, or a compiled one
+        self.forward = self._forward
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.skipped_in_a_row = torch.zeros((), device=self.parameters[0].device)
         self.inference = [p for p in model.inference_parameters() if p.requires_grad]
@@ -131,10 +172,34 @@ class OptimisationStep:
         Returns:
             The numbers named by :data:`REPORT`, float32, on the device of the batch.
         """
-        num_images = len(index)
-        batch = self.train_batch(index, step, self.rows)
+        noise = self.noise_of(step, len(index), index.device)
+        return self.carry_out(index, noise, self.scheduled(step), optimizer, backward)
+
+    def noise_of(self, step: int, num_images: int, device: torch.device) -> StepNoise:
+        """The random numbers of a step of so many images."""
         shape = (self.objective.num_samples, num_images, self.model.noise_dim)
-        eps = self.noise.step_normal(Stream.posterior, step, shape, index.device).to(batch.x.dtype)
+        eps = self.noise.step_normal(Stream.posterior, step, shape, device)
+        return StepNoise(self.data.step_noise(step, num_images), eps)
+
+    def scheduled(self, step: int) -> Scheduled:
+        """What the schedules make of a step."""
+        rate, decay = self.settings.learning_rate, self.settings.ema_decay
+        # a longer way at first, so that the initial weights are forgotten
+        averaging = None if decay is None else 1 - min(decay, (1 + step) / (10 + step))
+        return Scheduled(self.objective.at(step), None if rate is None else rate(step), averaging)
+
+    def carry_out(
+        self,
+        index: Tensor,
+        noise: StepNoise,
+        scheduled: Scheduled,
+        optimizer: Any,
+        backward: Callable[[Tensor], None],
+    ) -> Tensor:
+        """A step, with everything given that its number decides; otherwise as the step itself."""
+        num_images = len(index)
+        batch = self.data.with_noise(index, noise.pixels, self.rows)
+        eps = noise.eps.to(batch.x.dtype)
         if self.world_size > 1:
             eps = eps[:, self.rows]
 
@@ -152,21 +217,21 @@ class OptimisationStep:
             self.settings.accumulate, max(1, num_images // self.world_size)
         )  # the same on every rank
         for part, part_eps in _parts(batch, eps, number):
-            sums.append(self._part(part, part_eps, step, num_images, number, accumulate))
+            sums.append(self._part(part, part_eps, scheduled.weights, num_images, number, accumulate))
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
-        if self.settings.learning_rate is not None:
+        if scheduled.learning_rate is not None:
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate(step)
+                group["lr"] = scheduled.learning_rate
         norm, skipped = self._update(optimizer, self.everywhere(total[0].isfinite().float()) > 0)
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
-        self._average(step)
+        self.skipped_in_a_row.add_(1).mul_(skipped)
+        self._average(scheduled.averaging)
         return torch.cat([total, norm.view(1), skipped.view(1)])
 
     def _part(
         self,
         batch: Batch,
         eps: Tensor,
-        step: int,
+        weights: Weights,
         num_images: int,
         number: int,
         backward: Callable[[Tensor], None],
@@ -174,13 +239,12 @@ class OptimisationStep:
         """Forward and backward of one of ``number`` parts of the batch. Returns the sums over its images."""
         samples = eps.split(self.settings.samples_at_once or len(eps))
         if len(samples) == 1:
-            terms = self.model(batch, eps)
-            value = self.objective(terms, step, self.num_images)
-            backward(self._joined(*self._losses(value, num_images, number)))
-            return _report(value, terms)
+            loss, inference, report = self.forward(batch, eps, weights, num_images, number)
+            backward(self._joined(loss, inference))
+            return report
         with torch.no_grad():
             gathered = Gathered([self.model(batch, some) for some in samples])
-        value = self.objective(gathered.terms, step, self.num_images)
+        value = self.objective.bound(gathered.terms, weights, self.num_images)
         coefficients = [
             None if loss is None else gathered.coefficients(loss)
             for loss in self._losses(value, num_images, number)
@@ -193,6 +257,14 @@ class OptimisationStep:
             if loss.requires_grad:  # not so where the weights of all that this part holds are frozen
                 backward(loss)
         return _report(value, gathered.terms)
+
+    def _forward(
+        self, batch: Batch, eps: Tensor, weights: Weights, num_images: int, number: int
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The losses of one of ``number`` parts of the batch, as :meth:`_losses` has them, and the sums over its images."""
+        terms = self.model(batch, eps)
+        value = self.objective.bound(terms, weights, self.num_images)
+        return *self._losses(value, num_images, number), _report(value, terms)
 
     def _losses(self, value: ObjectiveValue, num_images: int, number: int) -> tuple[Tensor, Tensor | None]:
         """What is minimised; and for the parameters of q, where that is something else."""
@@ -218,12 +290,12 @@ class OptimisationStep:
         return torch.stack(shares).sum()
 
     @torch.no_grad()
-    def _average(self, step: int) -> None:
-        """Move the averages a step towards the weights: a longer one at first, so that the initial weights are forgotten."""
-        if self.averages and self.settings.ema_decay is not None:
+    def _average(self, share: float | Tensor | None) -> None:
+        """Move the averages towards the weights, by this share of the way."""
+        if self.averages and share is not None:
             averages, weights = zip(*self.averages, strict=True)
-            decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+            by = [share] * len(averages) if isinstance(share, Tensor) else share
+            torch._foreach_lerp_(averages, weights, by)  # pyright: ignore[reportPrivateImportUsage]
 
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:

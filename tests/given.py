@@ -1,0 +1,22 @@
+"""Data that are there already, for a step that is tried alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from vaelab.batch import Batch
+
+
+class Given:
+    """What :class:`vaelab.training.step.StepData` asks for, of a function (indices over all ranks, rows of this rank) -> batch."""
+
+    def __init__(self, batch: Callable[[Tensor, slice], Batch]) -> None:
+        self.batch = batch
+
+    def step_noise(self, step: int, num_images: int) -> dict[str, Tensor]:
+        return {}
+
+    def with_noise(self, index: Tensor, noise: Mapping[str, Tensor], rows: slice = slice(None)) -> Batch:
+        return self.batch(index, rows)
