@@ -107,18 +107,23 @@ class Noise:
         shape: Sequence[int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        out: Tensor | None = None,
     ) -> Tensor:
-        """Standard normal numbers of an optimizer step, for the whole global batch: a rank takes its rows."""
-        return torch.randn(
-            *shape, generator=self._generator(stream, step, device), device=device, dtype=dtype
-        )
+        """Standard normal numbers of an optimizer step, for the whole global batch: a rank takes its rows. Written into ``out``, if it is given."""
+        generator = self._generator(stream, step, device)
+        return torch.randn(*shape, generator=generator, device=device, dtype=dtype, out=out)
 
     def step_uniform(
-        self, stream: Stream, step: int, shape: Sequence[int], device: torch.device | str = "cpu"
+        self,
+        stream: Stream,
+        step: int,
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+        out: Tensor | None = None,
     ) -> Tensor:
-        """Uniform numbers in [0, 1) of an optimizer step, float32, for the whole global batch."""
+        """Uniform numbers in [0, 1) of an optimizer step, float32, for the whole global batch. Written into ``out``, if it is given."""
         generator = self._generator(stream, step, device)
-        return torch.rand(*shape, generator=generator, device=device, dtype=torch.float32)
+        return torch.rand(*shape, generator=generator, device=device, dtype=torch.float32, out=out)
 
     def image_normal(
         self,
@@ -164,10 +169,15 @@ class Noise:
             yield generator
 
     def step_pixels(
-        self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str
+        self,
+        purpose: str,
+        step: int,
+        shape: Sequence[int],
+        device: torch.device | str,
+        out: Tensor | None = None,
     ) -> Tensor:
         """:meth:`step_uniform` for ``purpose`` = ``binarize``, ``dequantize`` or ``mutate``."""
-        return self.step_uniform(Stream[purpose], step, shape, device)
+        return self.step_uniform(Stream[purpose], step, shape, device, out)
 
     def image_pixels(self, purpose: str, split: str, index: Tensor, shape: Sequence[int]) -> Tensor:
         """:meth:`image_uniform` for ``purpose`` = ``binarize`` or ``dequantize``, ``split`` the name of a :class:`Split`."""

@@ -36,7 +36,7 @@ def test_every_setting_counts_but_for_those_that_change_no_number(compose: Compo
     ignored = {".".join(path) for path in leaves(config) if config_hash(changed(config, path)) == before}
     assert ignored == {
         "name", "tags", "report", "paths.log_dir", "paths.data_dir", "logger.name", "checkpoints.every_n_steps", "checkpoints.keep", "trainer.enable_progress_bar",
-        "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "engine.chunk_steps", "data.eval_batch_size",
+        "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "engine.name", "engine.chunk_steps", "data.eval_batch_size",
         "data.fallback", "estimator.max_rows", "callbacks.tracker_pictures.every_n_epochs", "sweep.name",
         "sweep.retry", "sweep.slots", "sweep.threads", "sweep.trials", "sweep.sampler", "sweep.sampler_options", "sweep.pruner",
         "sweep.pruner_options", "sweep.objectives", "sweep.storage", "sweep.seed",

@@ -52,7 +52,12 @@ class NoiseSource(TypingProtocol):
     def subset(self, num_images: int) -> Tensor: ...
 
     def step_pixels(
-        self, purpose: str, step: int, shape: Sequence[int], device: torch.device | str
+        self,
+        purpose: str,
+        step: int,
+        shape: Sequence[int],
+        device: torch.device | str,
+        out: Tensor | None = ...,
     ) -> Tensor: ...
 
     def image_pixels(self, purpose: str, split: str, index: Tensor, shape: Sequence[int]) -> Tensor: ...
@@ -259,6 +264,11 @@ class ImageDataModule(L.LightningDataModule):
         self._pixels = {name: pixels.to(device) for name, pixels in self._pixels.items()}
         self._storage = device
 
+    @property
+    def is_on_device(self) -> bool:
+        """Whether the images are held where batches are given."""
+        return self._storage == self.device
+
     def size(self, split: str) -> int:
         return len(self._splits[split].x)
 
@@ -300,8 +310,10 @@ class ImageDataModule(L.LightningDataModule):
         """The training images at ``index [B]`` (over all ranks) as optimizer step ``step`` sees them; a rank takes its ``rows``."""
         return self.with_noise(index, self.step_noise(step, len(index)), rows)
 
-    def step_noise(self, step: int, num_images: int) -> dict[str, Tensor]:
-        """The uniform numbers ``[B, C, H, W]`` that the pixels of a step take, by purpose, over all ranks."""
+    def step_noise(
+        self, step: int, num_images: int, out: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The uniform numbers ``[B, C, H, W]`` that the pixels of a step take, by purpose, over all ranks; into ``out``, where there are some of an earlier step."""
         purposes = {
             "binarize": self.protocol.binarize == "dynamic",
             "mutate": self.mutate > 0,
@@ -309,7 +321,9 @@ class ImageDataModule(L.LightningDataModule):
         }
         shape = (num_images, *self.image_shape)
         return {
-            purpose: self.noise.step_pixels(purpose, step, shape, self.device)
+            purpose: self.noise.step_pixels(
+                purpose, step, shape, self.device, None if out is None else out[purpose]
+            )
             for purpose, is_taken in purposes.items()
             if is_taken
         }

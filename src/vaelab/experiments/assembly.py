@@ -35,7 +35,9 @@ from vaelab.experiments.ranks import tasks
 from vaelab.noise import Noise
 from vaelab.runs import Secrets
 from vaelab.training import AtomicCheckpointIO, StepSettings, Trainer, VAEModule
+from vaelab.training.engines import check_products, engine_of
 from vaelab.training.module import code_means
+from vaelab.training.optimizers import settle
 from vaelab.training.ranks import starter
 from vaelab.training.rates import learning_rate
 
@@ -142,14 +144,20 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
     objective = build_objective(config, model, plan.steps_per_epoch)
     if not objective.learns_evidence:
         estimator = AccuracyEstimator()
+    engine = engine_of(config["engine"].get("name", "eager"))  # an older run has none
+
+    def make_optimizer(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        own = build(_settled(optimizer, parameters), "optimizer", params=parameters)
+        settle(own, engine.capturable)
+        return with_moments(own, moments)
+
     module = VAEModule(
         model,
         objective,
-        lambda parameters: with_moments(
-            build(_settled(optimizer, parameters), "optimizer", params=parameters), moments
-        ),
+        make_optimizer,
         noise,
         step_settings=step_settings,
+        engine=engine,
         estimator=estimator,
         config=Secrets.of(os.environ, config).redact(config),  # it goes into every checkpoint
         log_every_n_steps=trainer["log_every_n_steps"],
@@ -265,6 +273,14 @@ def build_trainer(parts: Parts) -> Trainer:
     built = _built("trainer", settings, trainer)
     _check_processes(built, config["trainer"])
     return built
+
+
+def check_engine(parts: Parts, trainer: Trainer) -> None:
+    """Refuse an engine, or an arithmetic, that cannot train these parts on the devices of this Trainer."""
+    config, module, device = parts.config, parts.module, trainer.strategy.root_device
+    optimizer = resolve(config["optimizer"]["_target_"], "optimizer")
+    module.engine.check(device, trainer.world_size, module.step_settings, optimizer)
+    check_products(config["engine"].get("matmul"), device)
 
 
 def _check_processes(trainer: Trainer, settings: Mapping[str, Any]) -> None:

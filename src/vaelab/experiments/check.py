@@ -83,7 +83,7 @@ KNOWN = {
         "init_from_optimizer",
         "train_only",
     ),
-    "engine": ("chunk_steps",),
+    "engine": ("name", "chunk_steps", "matmul"),
     "paths": ("log_dir", "data_dir"),
     "score": ("name", "mode"),
     "sweep": (

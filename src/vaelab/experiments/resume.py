@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from vaelab.errors import SettingError
-from vaelab.experiments.assembly import Parts, assemble, build_trainer
+from vaelab.experiments.assembly import Parts, assemble, build_trainer, check_engine
 from vaelab.experiments.check import stored_config
 from vaelab.experiments.environment import torch_record
 from vaelab.experiments.parent import Parent
@@ -41,6 +41,7 @@ from vaelab.runs.status import is_live, seconds_since, utc_now
 from vaelab.runs.worktree import is_here
 from vaelab.training import Report, Trainer
 from vaelab.training.checkpoints import Found, file_digest, newest, reinstate
+from vaelab.training.engines import Eager
 
 
 def resume(directory: Path | str, data_dir: str | None = None, report: Report | None = None) -> Result:
@@ -81,6 +82,7 @@ def _resume(run: RunDirectory, data_dir: str | None, report: Report | None) -> R
         rule = "is not the one that the run began with: its settings have another hash than manifest.json has on record"
         raise SettingError("run", run.config_file, f"{rule}; with other settings: vae-train init_from=DIR")
     trainer = build_trainer(parts)
+    instead = _engine_that_can(parts, trainer)
     if not is_main_process():
         return as_rank(parts, trainer)
     last = None if found is None else reinstate(found)
@@ -90,6 +92,8 @@ def _resume(run: RunDirectory, data_dir: str | None, report: Report | None) -> R
         changed = _changed(manifest, trainer)
         for line in wrong:
             print(f"not used: {line}")
+        if instead is not None:
+            print(instead)
         if changed:
             print(
                 f"not what it was when the run began, so that it may not come out bit for bit: {'; '.join(changed)}"
@@ -99,6 +103,18 @@ def _resume(run: RunDirectory, data_dir: str | None, report: Report | None) -> R
 
     tracker = manifest["tracker"]
     return carry_out(parts, trainer, run, begin, tracker["id"] if tracker else run.name, last, report)
+
+
+def _engine_that_can(parts: Parts, trainer: Trainer) -> str | None:
+    """Have a run go on step by step where its engine cannot be had here: only its rounding differs. Returns what is to be said of it."""
+    try:
+        check_engine(parts, trainer)
+    except SettingError as error:
+        if error.setting != "engine":
+            raise
+        name, parts.module.engine = parts.module.engine.name, Eager()
+        return f"engine=eager in place of {name}, which {error.rule}"
+    return None
 
 
 def _refuse(run: RunDirectory, manifest: Mapping[str, Any]) -> None:

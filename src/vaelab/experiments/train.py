@@ -20,7 +20,7 @@ from vaelab import figures
 from vaelab.build import build
 from vaelab.data.datamodule import ImageDataModule
 from vaelab.errors import RunFailed, SettingError
-from vaelab.experiments.assembly import COPYING, Parts, assemble, build_trainer, check_takes
+from vaelab.experiments.assembly import COPYING, Parts, assemble, build_trainer, check_engine, check_takes
 from vaelab.experiments.cards import cards, fallback_warning, protocol_record, selected_by
 from vaelab.experiments.environment import torch_record
 from vaelab.experiments.parent import Parent
@@ -68,6 +68,7 @@ from vaelab.training import (
     draw,
     open_wandb,
 )
+from vaelab.training.arithmetic import products
 from vaelab.training.checkpoints import Found, file_digest, newest, read_checkpoint
 from vaelab.training.loggers import (
     WandbTracker,
@@ -122,6 +123,7 @@ def train(
     parent = None if config["init_from"] is None else Parent.open(config["init_from"])
     parts = assemble(config, parent)
     trainer = build_trainer(parts)
+    check_engine(parts, trainer)
     trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     if not is_main_process():
         return as_rank(parts, trainer)
@@ -256,7 +258,7 @@ def _fit_and_test(
     module.stop, module.fault_file = stop, run.skipped_batch_file
     module.fingerprint = MetricsFile(run.fingerprint_file)
     if found is None or not found.finished:
-        with stop.deferred():
+        with stop.deferred(), products(config["engine"].get("matmul")):
             trainer.fit(
                 module,
                 datamodule=parts.data,

@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -97,7 +96,10 @@ class VAE(Model):
             return None
         if y is None:
             raise ValueError(f"this model is conditional: labels from 0 to {self.num_classes - 1} are needed")
-        return F.one_hot(y, self.num_classes).to(next(self.parameters()).dtype)
+        classes = torch.arange(self.num_classes, device=y.device)
+        return (y.unsqueeze(-1) == classes).to(
+            next(self.parameters()).dtype
+        )  # one_hot looks at the labels first, and waits for them
 
     def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.decoder(z) if context is None else self.decoder(z, context=context)

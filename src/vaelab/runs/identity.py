@@ -33,6 +33,7 @@ IGNORED = {
     "trainer.devices": "where it is computed",
     "trainer.num_nodes": "where it is computed",
     "trainer.strategy": "how the work is shared out",
+    "engine.name": "how the steps are carried out; an engine rounds otherwise at most",
     "engine.chunk_steps": "how many steps Lightning's loop hands over at once",
     "data.eval_batch_size": "how many images are measured at once",
     "data.fallback": "what is used where the data cannot be had; what was used is data.name",
@@ -40,6 +41,7 @@ IGNORED = {
 }
 #: settings that came later, as a run was before them: with these values they change no number, and no identity either
 ADDED = {
+    "engine.matmul": None,
     "data.classes": None,
     "data.mutate": 0,
     "data.train_subset": "first",

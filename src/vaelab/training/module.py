@@ -24,6 +24,8 @@ from vaelab.noise import ImageDraws, Noise, Split
 from vaelab.runs import write_atomically
 from vaelab.runs.interruption import StopRequest
 from vaelab.training.arithmetic import full_float32
+from vaelab.training.engines import Eager, Engine
+from vaelab.training.optimizers import settle, settled
 from vaelab.training.per_image import PerImageParts, archive
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
@@ -43,6 +45,7 @@ class VAEModule(L.LightningModule):
         optimizer: parameters -> optimizer.
         noise: of the run.
         step_settings: of the optimisation step.
+        engine: carries the step out.
         estimator: measures the test set.
         config: the resolved configuration, primitives only; goes into every checkpoint.
         log_every_n_steps: optimizer steps between two entries in the loggers, or an epoch where that is shorter.
@@ -66,6 +69,7 @@ class VAEModule(L.LightningModule):
         noise: Noise,
         *,
         step_settings: StepSettings = StepSettings(),
+        engine: Engine | None = None,
         estimator: Estimator | None = None,
         config: dict[str, Any] | None = None,
         log_every_n_steps: int = 50,
@@ -82,6 +86,7 @@ class VAEModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.noise = noise
         self.step_settings = step_settings
+        self.engine = engine if engine is not None else Eager()
         self.estimator = estimator if estimator is not None else BoundEstimator()
         self.config = config if config is not None else {}
         self.log_every_n_steps = log_every_n_steps
@@ -120,12 +125,21 @@ class VAEModule(L.LightningModule):
             averaged=self.averaged,
             everywhere=lambda here: self.trainer.strategy.reduce(here, reduce_op="min"),  # pyright: ignore[reportArgumentType]
         )
+        self._carry_out = self.engine.bind(self._step, self._count_step)
         self._clear()
         if self._progress is not None:
             self._go_on(self._progress)
 
+    def _count_step(self) -> None:
+        """Tell Lightning of a step of the optimizer that it did not see, so that ``global_step`` counts it."""
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
     def on_train_start(self) -> None:
         self.stop.install()
+        for optimizer in self.trainer.optimizers:
+            settle(optimizer, self.engine.capturable)
 
     def on_train_batch_start(self, batch: Chunk, batch_idx: int) -> None:
         """Between two chunks all ranks stop, or none."""
@@ -141,7 +155,7 @@ class VAEModule(L.LightningModule):
         for step, index in enumerate(chunk.indices, start=chunk.first_step):
             if self.stop.requested and step > chunk.first_step and self.trainer.world_size == 1:
                 self.stop.obey()  # within a chunk nothing else is due
-            found = self._step(index, step, optimizer, self.manual_backward)
+            found = self._carry_out(index, step, optimizer, self.manual_backward)
             sums += found
             if step < FIRST_LOSSES or (step + 1) % LOSSES_EVERY == 0:
                 self._losses.append((step + 1, -found[0] / len(index)))
@@ -277,10 +291,11 @@ class VAEModule(L.LightningModule):
         if self.trainer.world_size == 1:
             self.stop.obey()
         batch = self.data.evaluation_batch("val", index)
-        terms = self.evaluated(batch, self._fixed_noise("val", 1)[:, index].to(batch.x))
-        values = bound_of(terms, terms.has_closed_form_kl)
-        sums = torch.stack([values.elbo.sum(), values.rate.sum(), values.distortion.sum()]).cpu()
-        right = accuracy(self.evaluated, batch).get("accuracy", torch.zeros(0)).sum()
+        with full_float32():
+            terms = self.evaluated(batch, self._fixed_noise("val", 1)[:, index].to(batch.x))
+            values = bound_of(terms, terms.has_closed_form_kl)
+            sums = torch.stack([values.elbo.sum(), values.rate.sum(), values.distortion.sum()]).cpu()
+            right = accuracy(self.evaluated, batch).get("accuracy", torch.zeros(0)).sum()
         self._val_sums += torch.cat([sums, torch.tensor([float(len(index)), right], dtype=torch.float64)])
         self._means.append(exact(code_means(terms, len(index))))
 
@@ -373,6 +388,7 @@ class VAEModule(L.LightningModule):
         ended = trainer.global_step >= self.plan.num_steps or (
             trainer.should_stop and trainer.fit_loop._can_stop_early
         )
+        checkpoint["optimizer_states"] = [settled(state) for state in checkpoint["optimizer_states"]]
         checkpoint["config"] = self.config
         checkpoint["progress"] = {
             "sums": of_ranks.cpu(),

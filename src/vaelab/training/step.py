@@ -71,7 +71,12 @@ REPORT = ("objective", "rate", "distortion", "grad_norm", "skipped")
 class StepData(Protocol):
     """What the step needs of the data; see :class:`vaelab.data.ImageDataModule`."""
 
-    def step_noise(self, step: int, num_images: int) -> dict[str, Tensor]: ...
+    @property
+    def is_on_device(self) -> bool: ...
+
+    def step_noise(
+        self, step: int, num_images: int, out: Mapping[str, Tensor] | None = ...
+    ) -> dict[str, Tensor]: ...
 
     def with_noise(self, index: Tensor, noise: Mapping[str, Tensor], rows: slice = ...) -> Batch: ...
 
@@ -153,8 +158,8 @@ class OptimisationStep:
         self.rows = slice(rank, None, world_size)  # of the global batch
         self.world_size = world_size
         self.everywhere = everywhere
-        #: :meth:`_forward`, or a compiled one
-        self.forward = self._forward
+        #: adds the gradient of a part of the batch, and returns the sums over its images; an engine may put another one here
+        self.gradient = self._gradient
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.skipped_in_a_row = torch.zeros((), device=self.parameters[0].device)
         self.inference = [p for p in model.inference_parameters() if p.requires_grad]
@@ -175,11 +180,14 @@ class OptimisationStep:
         noise = self.noise_of(step, len(index), index.device)
         return self.carry_out(index, noise, self.scheduled(step), optimizer, backward)
 
-    def noise_of(self, step: int, num_images: int, device: torch.device) -> StepNoise:
-        """The random numbers of a step of so many images."""
+    def noise_of(
+        self, step: int, num_images: int, device: torch.device, out: StepNoise | None = None
+    ) -> StepNoise:
+        """The random numbers of a step of so many images; into ``out``, where there are some of an earlier step."""
         shape = (self.objective.num_samples, num_images, self.model.noise_dim)
-        eps = self.noise.step_normal(Stream.posterior, step, shape, device)
-        return StepNoise(self.data.step_noise(step, num_images), eps)
+        into = (None, None) if out is None else (out.pixels, out.eps)
+        pixels = self.data.step_noise(step, num_images, into[0])
+        return StepNoise(pixels, self.noise.step_normal(Stream.posterior, step, shape, device, out=into[1]))
 
     def scheduled(self, step: int) -> Scheduled:
         """What the schedules make of a step."""
@@ -203,21 +211,14 @@ class OptimisationStep:
         if self.world_size > 1:
             eps = eps[:, self.rows]
 
-        begun = False
-
-        def accumulate(loss: Tensor) -> None:
-            nonlocal begun
-            if not begun:  # not earlier: the backward pass takes over the memory of the old gradients, warm
-                self._forget_gradients()
-                begun = True
-            backward(loss)
-
+        self._begun = False
+        self._backward = backward
         sums = []
         number = min(
             self.settings.accumulate, max(1, num_images // self.world_size)
         )  # the same on every rank
         for part, part_eps in _parts(batch, eps, number):
-            sums.append(self._part(part, part_eps, scheduled.weights, num_images, number, accumulate))
+            sums.append(self._part(part, part_eps, scheduled.weights, num_images, number))
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
         if scheduled.learning_rate is not None:
             for group in optimizer.param_groups:
@@ -227,21 +228,21 @@ class OptimisationStep:
         self._average(scheduled.averaging)
         return torch.cat([total, norm.view(1), skipped.view(1)])
 
-    def _part(
-        self,
-        batch: Batch,
-        eps: Tensor,
-        weights: Weights,
-        num_images: int,
-        number: int,
-        backward: Callable[[Tensor], None],
-    ) -> Tensor:
+    def begin_gradients(self) -> None:
+        """Forget those of the step before, at the first backward pass of this one: not earlier, as it takes over their memory, warm."""
+        if not self._begun:
+            self._forget_gradients()
+            self._begun = True
+
+    def _accumulate(self, loss: Tensor) -> None:
+        self.begin_gradients()
+        self._backward(loss)
+
+    def _part(self, batch: Batch, eps: Tensor, weights: Weights, num_images: int, number: int) -> Tensor:
         """Forward and backward of one of ``number`` parts of the batch. Returns the sums over its images."""
         samples = eps.split(self.settings.samples_at_once or len(eps))
         if len(samples) == 1:
-            loss, inference, report = self.forward(batch, eps, weights, num_images, number)
-            backward(self._joined(loss, inference))
-            return report
+            return self.gradient(batch, eps, weights, num_images, number)
         with torch.no_grad():
             gathered = Gathered([self.model(batch, some) for some in samples])
         value = self.objective.bound(gathered.terms, weights, self.num_images)
@@ -251,17 +252,21 @@ class OptimisationStep:
         ]
         for place, some in enumerate(samples):
             terms = self.model(batch, some)
-            loss = self._joined(
-                *(None if c is None else gathered.loss(terms, place, c) for c in coefficients)
-            )
+            loss = self.joined(*(None if c is None else gathered.loss(terms, place, c) for c in coefficients))
             if loss.requires_grad:  # not so where the weights of all that this part holds are frozen
-                backward(loss)
+                self._accumulate(loss)
         return _report(value, gathered.terms)
 
-    def _forward(
+    def _gradient(self, batch: Batch, eps: Tensor, weights: Weights, num_images: int, number: int) -> Tensor:
+        """Add the gradient of one of ``number`` parts of the batch. Returns the sums over its images."""
+        loss, inference, report = self.losses(batch, eps, weights, num_images, number)
+        self._accumulate(self.joined(loss, inference))
+        return report
+
+    def losses(
         self, batch: Batch, eps: Tensor, weights: Weights, num_images: int, number: int
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The losses of one of ``number`` parts of the batch, as :meth:`_losses` has them, and the sums over its images."""
+        """What is minimised by one of ``number`` parts of the batch; and for the parameters of q, where that is something else; and the sums over its images."""
         terms = self.model(batch, eps)
         value = self.objective.bound(terms, weights, self.num_images)
         return *self._losses(value, num_images, number), _report(value, terms)
@@ -276,7 +281,7 @@ class OptimisationStep:
         inference = value.inference_surrogate
         return loss, None if inference is None else inference.sum() * scale
 
-    def _joined(self, loss: Tensor | None, inference: Tensor | None) -> Tensor:
+    def joined(self, loss: Tensor | None, inference: Tensor | None) -> Tensor:
         """One loss with the gradient of ``loss`` for the parameters of p and that of ``inference`` for those of q, for a single backward pass (DDP takes no other)."""
         assert loss is not None
         if inference is None:

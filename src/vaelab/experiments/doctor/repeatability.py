@@ -204,7 +204,8 @@ def changes(config: Mapping[str, Any], threads: int, engine: tuple[str, Mapping[
     if str(trainer["devices"]) != "1" or trainer["strategy"] != "auto":
         found.append(of_trainer(devices=1, strategy="auto"))
     if dict(config["engine"]) != dict(settings):
-        given = " ".join(f"engine.{key}={typed_value(value)}" for key, value in config["engine"].items())
+        others = {key: value for key, value in config["engine"].items() if settings.get(key) != value}
+        given = " ".join(f"engine.{key}={typed_value(value)}" for key, value in others.items())
         found.append(Change(given, f"engine={usual}", {"engine": settings}, replaces=True))
     return found
 
