@@ -93,6 +93,14 @@ def test_a_histogram_holds_all_images_and_marks_the_threshold() -> None:
     assert [each[1 : 2 * BINS : 2].sum() for each in heights] == pytest.approx([1.0, 1.0])
 
 
+@pytest.mark.parametrize("images, bins", [(5, 10), (50, 14), (1000, 60), (50_000, 60)])
+def test_few_images_have_few_bins(images: int, bins: int) -> None:
+    figure = figures.score_histograms({"s": (rng.normal(size=images), None, 1.5)}, NAMES, 0.05)
+    (patch,) = figure.axes[0].patches
+    edges = np.unique(patch.get_xy()[:, 0])  # type: ignore[attr-defined]
+    assert len(edges) == bins + 1
+
+
 def test_the_anomalous_images_are_framed() -> None:
     figure = figures.scored_images(images(10), np.arange(10)[::-1], np.arange(10) < 4, "s", 5.5, 10)
     frames = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]

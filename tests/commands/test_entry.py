@@ -339,3 +339,19 @@ def test_a_closed_pipe_is_quiet(vae: Command) -> None:
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["sample", "encode", "detect", "evaluate"])
+def test_help_of_a_command_for_a_finished_run_has_all_its_settings(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(*_: object) -> None:
+        raise AssertionError
+
+    assert entry.run(name, task, argv=["--help"]) == 0
+    out = capsys.readouterr().out
+    own = (entry.config_directory(name) / f"{name}.yaml").read_text(encoding="utf-8").partition("\n\n")[2]
+    assert "  checkpoint: selected # selected | best | last\n" in out
+    for line in own.splitlines():
+        assert f"  {line}\n" in out
+    assert "-m" not in out

@@ -343,6 +343,29 @@ def test_images_take_the_detector_that_is_there(trained: Trained, ask: Ask, tmp_
             ask(run, f"images={own}")
 
 
+def test_a_small_trial_does_not_become_the_detector(
+    trained: Trained, ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, noise = trained("seed=3"), images(tmp_path / "noise", np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8))  # fmt: skip
+    path, scores = run / "detections" / "detector.json", "scores=[elbo]"
+
+    def asked(*overrides: str) -> tuple[int, str]:
+        capsys.readouterr()
+        ask(run, scores, "score=elbo", *overrides)
+        return json.loads(path.read_text())["num_images"], capsys.readouterr().out
+
+    trial = f"against={noise}"
+    assert asked(trial, "num_images=40")[0] == 40, "one that is tried is better than none"
+    assert asked()[0] == 80
+    count, said = asked(trial, "num_images=40")
+    assert count == 80
+    assert "goes on using the detector of 80 calibration images (elbo)" in said
+    assert asked(trial)[0] == 80
+    assert asked("num_images=40")[0] == 40, "asked for without a trial"
+    path.write_text("damaged")
+    assert asked(trial, "num_images=20")[0] == 20
+
+
 def test_a_conditional_model_is_refused(trained: Trained, ask: Ask, codes: Ask, tmp_path: Path) -> None:
     run = trained("model=conditional")
     with pytest.raises(SettingError, match=r"the model is conditional: p\(x\|y\)"):

@@ -249,7 +249,7 @@ def test_samples_of_another_kind_have_a_folder_of_their_own(finished: Result, co
 def test_interpolation_and_arithmetic_of_what_is_named(finished: Result, compose: Compose) -> None:
     asked = {"what": ["interpolation", "arithmetic"], "from_image": [1, 2], "to_image": [3, 359]}
     paths = sample(options(finished, compose, "sample", **asked, arithmetic=[4, 9]))
-    assert [path.name for path in paths] == ["interpolation_1_to_3_and_1_more.png", "arithmetic_4_to_9.png"]
+    assert [path.name for path in paths] == ["interpolation_1_to_3_and_2_to_359.png", "arithmetic_4_to_9.png"]
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,11 @@ class _App:
             raise _Stop(SOME_FAILED if has_results else REFUSED, message) from error
         finally:
             _App.composing = None
-            for resolver in ("vaelab.scratch", "vaelab.groups"):  # they belong to this command
+            for resolver in (
+                "vaelab.scratch",
+                "vaelab.groups",
+                "vaelab.settings",
+            ):  # they belong to this command
                 OmegaConf.clear_resolver(resolver)
 
     def job(self, cfg: DictConfig) -> float | None:
@@ -430,7 +434,13 @@ class _App:
                 lines.append(f"  {group}".ljust(width) + f"\n{' ' * width}".join(wrapped))
             return "\n".join(lines)
 
+        def settings() -> str:
+            """The primary config as it stands, below its defaults."""
+            text = (self.config_dir / f"{self.config_name}.yaml").read_text(encoding="utf-8")
+            return textwrap.indent(text.partition("\n\n")[2].rstrip(), "  ")
+
         OmegaConf.register_new_resolver("vaelab.groups", groups, replace=True)
+        OmegaConf.register_new_resolver("vaelab.settings", settings, replace=True)
         HydraConfig.instance().set_config(cfg)
         print(cfg.hydra.help.template)
         for flag, what in self.flags.items():

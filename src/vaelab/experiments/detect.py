@@ -29,7 +29,7 @@ from vaelab.evidence.progress import Progress
 from vaelab.evidence.streaming import NOISE_AT_ONCE
 from vaelab.experiments.cards import add_cards, card
 from vaelab.experiments.check_measured import HELD_OUT, OF_THE_DETECTOR, check_detection
-from vaelab.experiments.detector import Detector, read_detector, write_detector
+from vaelab.experiments.detector import Detector, has_detector, read_detector, write_detector
 from vaelab.experiments.evaluate import THERE
 from vaelab.experiments.measured import Measured, open_generative, open_measured, say_unreadable
 from vaelab.experiments.ranks import refuse_tasks
@@ -303,8 +303,14 @@ def _calibrate(run: Measured, options: dict[str, Any]) -> Path:
     detector = Detector.from_dict(result["detector"], folder / RESULT)
     # what was measured before may have been with the same weights in another place
     detector = replace(detector, background=_place(background))
-    write_detector(run.stored.run, detector)
+    earlier = None if found is None else _better(run, detector)
+    if earlier is None:
+        write_detector(run.stored.run, detector)
     _show(result)
+    if earlier is not None:
+        print(
+            f"images= goes on using the detector of {earlier.num_images} calibration images ({earlier.score}); without against= these {detector.num_images} take its place"
+        )
     for path in sorted(folder.iterdir()):
         print(path)
     if found is not None:
@@ -560,6 +566,18 @@ def _grid(title: str, columns: tuple[str, ...]) -> Table:
 
 def _digest(depends_on: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=list).encode()).hexdigest()[:8]
+
+
+def _better(run: Measured, detector: Detector) -> Detector | None:
+    """The detector that is there, where it is of the same weights and of more calibration images than one that was only tried."""
+    if not has_detector(run.stored.run):
+        return None
+    try:
+        there, _ = read_detector(run.stored.run)
+    except SettingError:  # damaged: the new one takes its place
+        return None
+    is_better = there.weights == detector.weights and there.num_images > detector.num_images
+    return there if is_better else None
 
 
 # -- a person's own images ---------------------------------------------------------------------------------------------

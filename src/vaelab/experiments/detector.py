@@ -91,6 +91,11 @@ def write_detector(run: RunDirectory, detector: Detector) -> None:
     write_json(run.path / "detections" / FILE, detector.to_dict())
 
 
+def has_detector(run: RunDirectory) -> bool:
+    """Whether one has been calibrated."""
+    return (run.path / "detections" / FILE).is_file()
+
+
 def read_detector(run: RunDirectory) -> tuple[Detector, dict[str, np.ndarray]]:
     """The detector of a run, and the scores of its calibration images.
 
@@ -98,7 +103,7 @@ def read_detector(run: RunDirectory) -> tuple[Detector, dict[str, np.ndarray]]:
         SettingError: there is none, or none that can be read.
     """
     path = run.path / "detections" / FILE
-    if not path.is_file():
+    if not has_detector(run):
         rule = f"has no detector yet; calibrate one first: vae-detect run={run.path}"
         raise SettingError("run", run.path, rule)
     detector = Detector.from_dict(read_json(path), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import secrets
@@ -175,7 +176,9 @@ def _classes(
     for value in given:
         if value not in present:
             raise SettingError(
-                "arithmetic", given, f"the first {len(artist.codes.y):,} test images have no class {value}"
+                "arithmetic",
+                given,
+                f"the first {len(artist.codes.y):,} test images have no class {value}; they have {', '.join(map(str, sorted(present)))}",
             )
     return given[0], given[1]
 
@@ -196,11 +199,18 @@ def _folder_name(sampler: Sampler, options: Mapping[str, Any]) -> str:
     return name if sampler.pixels == "mean" else f"{name}_{sampler.pixels}"
 
 
+#: pairs that a file's name names
+NAMED = 4
+
+
 def _words(given: list[tuple[int, int]] | tuple[int, int]) -> str:
     """Images, or classes, as a part of a file's name."""
     pairs = given if isinstance(given, list) else [given]
-    first = f"{pairs[0][0]}_to_{pairs[0][1]}"
-    return first if len(pairs) == 1 else f"{first}_and_{len(pairs) - 1}_more"
+    words = [f"{first}_to_{last}" for first, last in pairs]
+    if len(words) <= NAMED:
+        return "_and_".join(words)
+    digest = hashlib.sha256(",".join(words).encode()).hexdigest()[:6]
+    return f"{words[0]}_and_{len(words) - 1}_more_{digest}"
 
 
 def _shown(files: list[Path]) -> list[Path]:
@@ -231,8 +241,8 @@ def _write_images(folder: Path, sampler: Sampler, n: int, progress: Progress) ->
 def _timed_npz(path: Path, sampler: Sampler, options: Mapping[str, Any], progress: Progress) -> Path:
     n, started = options["num_samples"], time.perf_counter()
     write_npz(path, sampler, n, options["dtype"], progress)
-    seconds, size = time.perf_counter() - started, path.stat().st_size / 1e6
-    print(f"{n:,} images in {seconds:.2f} s, {n / seconds:,.0f} images/s: {size:,.1f} MB", flush=True)
+    seconds, size = time.perf_counter() - started, path.stat().st_size
+    print(f"{n:,} images in {seconds:.2f} s, {n / seconds:,.0f} images/s: {_bytes(size)}", flush=True)
     return path
 
 
@@ -289,3 +299,11 @@ def _whole(path: Path) -> Iterator[Path]:
         raise RunFailed(f"{path} could not be written: {error}") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _bytes(size: int) -> str:
+    """
+    >>> _bytes(3_210), _bytes(3_210_000)
+    ('3.2 kB', '3.2 MB')
+    """
+    return f"{size / 1e3:,.1f} kB" if size < 1e6 else f"{size / 1e6:,.1f} MB"

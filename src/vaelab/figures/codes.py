@@ -18,6 +18,7 @@ def latents(
     y: ArrayLike,
     explained: tuple[float, float] | None = None,
     names: tuple[str, str] = ("$z_0$", "$z_1$"),
+    title: str = "",
 ) -> Figure:
     """Codes ``z2 [N, 2]`` coloured by class ``y [N]``; y = -1 (unlabelled) is grey. Each class's digit stands
     at its median.
@@ -30,7 +31,8 @@ def latents(
     classes = [int(c) for c in np.unique(labels) if c >= 0]
     with matplotlib.rc_context(STYLE):
         figure = blank(900, 810)
-        axes = figure.add_axes((0.11, 0.11, 0.73, 0.84))
+        axes = figure.add_axes((0.11, 0.11, 0.73, 0.82))
+        axes.set_title(title, loc="left")
         size = float(np.clip(20000 / max(len(z), 1), 3.0, 25.0))
         unlabelled = labels < 0
         axes.scatter(*z[unlabelled].T, s=size * 0.7, c=NONE, linewidths=0, zorder=1)

@@ -13,7 +13,7 @@ from vaelab.figures.sheet import Sheet, checked, gap_of
 from vaelab.figures.style import FAINT, GRID, INK, LINES, STYLE, TRAIN, VAL, Array, blank, literal
 
 COLUMNS = 2  # of histograms
-BINS = 60
+BINS = 60  # at most: twice the square root of the number of images
 WITHIN = (0.002, 0.998)  # quantiles that a histogram shows; what lies beyond is in its last bins
 
 
@@ -81,7 +81,8 @@ def score_histograms(
             sets = [(np.asarray(inside, float), TRAIN, names[0], True)]
             if outside is not None:
                 sets.append((np.asarray(outside, float), VAL, names[1], False))
-            edges = _edges(np.concatenate([values for values, *_ in sets] + [np.array([limit])]))
+            everything = np.concatenate([values for values, *_ in sets] + [np.array([limit])])
+            edges = _edges(everything, min(len(values) for values, *_ in sets))
             for values, colour, label, filled in sets:
                 axes.hist(
                     values.clip(edges[0], edges[-1]), edges.tolist(), weights=np.full(len(values), 1 / len(values)),
@@ -167,9 +168,9 @@ def _short(value: float) -> str:
     return f"{value:.1f}".replace("-", "−")
 
 
-def _edges(values: Array) -> Array:
-    """Bins over nearly all of the values."""
+def _edges(values: Array, num_images: int) -> Array:
+    """Bins over nearly all of the values, as many as sets of so many images fill."""
     low, high = np.quantile(values, WITHIN)
     if not low < high:
         low, high = values.min() - 0.5, values.max() + 0.5
-    return np.linspace(low, high, BINS + 1)
+    return np.linspace(low, high, min(BINS, max(10, round(2 * num_images**0.5))) + 1)

@@ -195,7 +195,7 @@ class Artist:
             f"{len(active)} active of {self.code_dim} dimensions"
             if active
             else "no dimension is active, the most used one"
-        )
+        ) + f" (on {len(codes.y):,} test images)"
         if len(dims) > TRAVERSED * PAGES:
             of = f"the first {TRAVERSED * PAGES} by use of {of}"
             dims = dims[: TRAVERSED * PAGES]
@@ -304,13 +304,18 @@ class Artist:
         if means.shape[1] == 1:
             means = np.concatenate([means, np.zeros_like(means)], axis=1)
         if means.shape[1] == 2:
-            return figures.latents(means, codes.y.numpy())
+            return figures.latents(
+                means, codes.y.numpy(), title=f"means of q(z|x) of {len(means):,} test images"
+            )
         from sklearn.decomposition import PCA  # seconds to import
 
         pca = PCA(2, svd_solver="full").fit(means)
         first, second = pca.explained_variance_ratio_.tolist()
         names = ("first principal component", "second principal component")
-        return figures.latents(pca.transform(means), codes.y.numpy(), explained=(first, second), names=names)
+        title = f"means of q(z|x) of {len(means):,} test images, in the plane in which they vary most"
+        return figures.latents(
+            pca.transform(means), codes.y.numpy(), explained=(first, second), names=names, title=title
+        )
 
     # -- what can be drawn ---------------------------------------------------------------------------------------------
 
@@ -328,7 +333,7 @@ class Artist:
             reasons["analogies"] = "labels are no variable of this model"
         if self.model.num_classes:
             reasons["arithmetic"] = "this model is told the class, so its code does not have to hold it"
-        elif self.data.num_classes < 2:
+        elif self.data.num_classes == 0 or len(self.data.labels("test").unique()) < 2:
             reasons["arithmetic"] = "the data have no labels, or one class"
         return reasons
 
