@@ -341,6 +341,18 @@ def test_a_closed_pipe_is_quiet(vae: Command) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("key", entry.NOT_HYDRAS)
+def test_what_hydra_would_decide_elsewhere_is_refused_and_not_ignored(
+    vae: Command, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    status, out, err = vae(f"{key}=x")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"vae-train: {key}=x: ")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    unchanged = {"hydra.output_subdir": "null", "hydra.job.chdir": "false"}.get(key, ".")
+    assert vae(f"{key}={unchanged}")[0] == 0
+
+
 @pytest.mark.parametrize("name", ["sample", "encode", "detect", "evaluate"])
 def test_help_of_a_command_for_a_finished_run_has_all_its_settings(
     name: str, capsys: pytest.CaptureFixture[str]

@@ -64,6 +64,14 @@ PATHS = (
     "against",
     "background",
 )  # settings that name a directory or a file
+#: what Hydra decides elsewhere, and who decides it here
+NOT_HYDRAS = {
+    "hydra.run.dir": "a run makes its own directory, paths.log_dir/name/...; set paths.log_dir or name",
+    "hydra.sweep.dir": "a sweep makes its own directory, paths.log_dir/sweeps/...; set paths.log_dir or sweep.name",
+    "hydra.sweep.subdir": "a run of a sweep is called after its settings; set sweep.name for the sweep",
+    "hydra.output_subdir": "the configuration is config.yaml of the run directory",
+    "hydra.job.chdir": "a run stays where it was started",
+}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a person who sets it to 1 wants to see tracebacks
 
 
@@ -259,6 +267,10 @@ class _App:
         typed: dict[str, str] = {}
         for override in args.overrides if not args.shell_completion else []:
             key = override.partition("=")[0].lstrip("+")
+            if (
+                key in NOT_HYDRAS and "LOCAL_RANK" not in os.environ
+            ):  # Lightning types them for the ranks it starts
+                raise _Stop(REFUSED, f"{override}: {NOT_HYDRAS[key]}")
             if typed.setdefault(key, override) != override and not key.startswith("hydra."):
                 raise _Stop(REFUSED, f"{override}: {key} is given twice (before as {typed[key]})")
         return args, parser
