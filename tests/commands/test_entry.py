@@ -120,7 +120,7 @@ REFUSALS = {
     "~foo": "there is no setting 'foo' to leave out",
     "name=${seeed}": "there is no setting 'seeed' (did you mean 'seed'?)",
     "name=${no:1}": "Unsupported interpolation type no",
-    "hydra.job.chdir=maybe": "Value 'maybe' is not a valid bool (type str)",
+    "hydra.job.num=maybe": "Value 'maybe' of type 'str' could not be converted to Integer",
     "--epochs=3": "unknown flag (a setting has no dashes: epochs=3)",
     "--mutlirun": "unknown flag (did you mean '--multirun'?)",
 }
