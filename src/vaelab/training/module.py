@@ -242,15 +242,15 @@ class VAEModule(L.LightningModule):
         first = step - skipped
         kept = ""
         if self.fault_file is not None:
-            kept = f"; the batch of step {first + 1}, the first of them, is in {self.fault_file}"
+            kept = f"; the batch of step {first + 1}, the first of them, is in {self.fault_file.name} of the run"
             if self.trainer.is_global_zero:
                 batch = self.data.train_batch(self.data.step_index(first).to(self.device), first)
                 columns = {name: value.cpu().numpy() for name, value in vars(batch).items()}
                 write_atomically(self.fault_file, archive({**columns, "step": np.array(first + 1)}))
-        rule = "loss or gradient were not finite, or the gradient longer than optimizer.skip_norm"
+        too_long = "" if self.step_settings.skip_norm is None else ", or the gradient too long"
         raise FloatingPointError(
-            f"the last {skipped} steps were skipped (optimizer.max_skipped={self.step_settings.max_skipped}): {rule}{kept}. "
-            "The weights are those from before; a lower optimizer.lr, or optimizer.clip_norm, may help"
+            f"the last {skipped} steps were skipped (optimizer.max_skipped={self.step_settings.max_skipped}): loss or gradient were not finite{too_long}; "
+            f"a lower optimizer.lr, or optimizer.clip_norm, may help; the weights are those from before{kept}"
         )
 
     def _write_losses(self) -> None:

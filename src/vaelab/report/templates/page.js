@@ -154,7 +154,7 @@
     });
     const tools = box.querySelector(".tools"), input = tools.querySelector("input"), count = tools.querySelector("output");
     const names = heads.map((head) => (head.dataset.name || "").toLowerCase());
-    const what = count.textContent.replace(/^\d+ /, "");
+    const counted = count.textContent;
     tools.hidden = false;
     input.addEventListener("input", () => {
       const tests = input.value.trim().split(/\s+/).filter(Boolean).map((token) => test(token, names));
@@ -164,7 +164,7 @@
         row.element.hidden = !shown;
         left += shown;
       }
-      count.textContent = tests.length ? `${left} of ${rows.length} ${what}` : `${rows.length} ${what}`;
+      count.textContent = tests.length ? `${left} of ${counted}` : counted;
     });
   }
 
