@@ -18,7 +18,7 @@ from vaelab.errors import RunFailed, SettingError
 from vaelab.experiments import recording
 from vaelab.experiments.resume import resume
 from vaelab.experiments.train import train
-from vaelab.objectives import ELBO, ObjectiveValue
+from vaelab.objectives import ELBO, ObjectiveValue, Weights
 from vaelab.runs import RunDirectory, Status, read_json, read_status
 from vaelab.training import OptimisationStep, read_checkpoint
 
@@ -42,15 +42,21 @@ def spoil(
     monkeypatch: pytest.MonkeyPatch, steps: Iterable[int], how: Callable[[Tensor], Tensor] = nan_of_both
 ) -> None:
     """The loss of these steps, counted from 0."""
-    original, chosen = ELBO.__call__, set(steps)
+    at, bound, chosen = ELBO.at, ELBO.bound, set(steps)
+    now: list[int] = []
 
-    def spoilt(self: ELBO, terms: Any, step: int, num_images: int) -> ObjectiveValue:
-        found = original(self, terms, step, num_images)
-        if step not in chosen:
+    def noted(self: ELBO, step: int) -> Weights:
+        now[:] = [step]
+        return at(self, step)
+
+    def spoilt(self: ELBO, terms: Any, weights: Weights, num_images: int) -> ObjectiveValue:
+        found = bound(self, terms, weights, num_images)
+        if now[0] not in chosen:
             return found
         return dataclasses.replace(found, value=how(found.value), surrogate=how(found.surrogate))
 
-    monkeypatch.setattr(ELBO, "__call__", spoilt)
+    monkeypatch.setattr(ELBO, "at", noted)
+    monkeypatch.setattr(ELBO, "bound", spoilt)
 
 
 @pytest.mark.parametrize("how", [nan_of_both, infinite_loss_of_a_finite_gradient])

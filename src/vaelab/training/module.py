@@ -242,7 +242,9 @@ class VAEModule(L.LightningModule):
         first = step - skipped
         kept = ""
         if self.fault_file is not None:
-            kept = f"; the batch of step {first + 1}, the first of them, is in {self.fault_file.name} of the run"
+            kept = (
+                f"; the batch of step {first + 1}, the first of them, is in {self.fault_file.name} of the run"
+            )
             if self.trainer.is_global_zero:
                 batch = self.data.train_batch(self.data.step_index(first).to(self.device), first)
                 columns = {name: value.cpu().numpy() for name, value in vars(batch).items()}
