@@ -284,7 +284,13 @@ def descend(model: Model, objective: Any, batch: Batch) -> tuple[float, float]:
 
     class SameNoise(Noise):
         def step_normal(
-            self, stream: Any, step: int, shape: Any, device: Any = "cpu", dtype: Any = torch.float32
+            self,
+            stream: Any,
+            step: int,
+            shape: Any,
+            device: Any = "cpu",
+            dtype: Any = torch.float32,
+            out: Any = None,
         ) -> Tensor:
             return super().step_normal(stream, 0, shape, device, torch.float64)
 

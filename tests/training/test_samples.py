@@ -181,7 +181,7 @@ def test_every_active_dimension_is_traversed_and_pages_say_which(compose: Compos
     assert sorted(rows) == list(range(5, 35))
     titles = [max((text.get_text() for text in page.axes[0].texts), key=len) for page in (first, second)]
     for number, title in enumerate(titles, 1):
-        assert f"30 active of 50 dimensions; page {number} of 2" in title
+        assert f"30 active of 50 dimensions (on 360 test images); page {number} of 2" in title
 
 
 def test_a_model_that_uses_nothing_shows_one_dimension_and_says_so(compose: Compose) -> None:

@@ -198,7 +198,7 @@ class DoubleNoise(Noise):
     """The noise of a run, in float64."""
 
     def step_normal(
-        self, stream: Stream, step: int, shape: Any, device: Any = "cpu", dtype: Any = None
+        self, stream: Stream, step: int, shape: Any, device: Any = "cpu", dtype: Any = None, out: Any = None
     ) -> Tensor:
         return super().step_normal(stream, step, shape, device, torch.float64)
 
