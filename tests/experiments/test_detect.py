@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -263,6 +264,11 @@ def test_a_background_of_the_same_data_gives_a_likelihood_ratio(
     moved = background.rename(background.with_name("moved"))
     with pytest.raises(SettingError, match="background="):
         ask(run, "images=digits")
+    capsys.readouterr()
+    without = ask(run, "images=digits", "score=typicality")
+    assert "no ratio: background=" in capsys.readouterr().out
+    assert "ratio" not in rows(without)[0]
+    assert "typicality" in rows(without)[0], "what needs no background is not refused for one"
     asked = (f"background={moved}", "against=held_out", "scores=[ratio,typicality]", "score=ratio")
     assert ask(run, *asked) == folder
     ask(run, "images=digits")
@@ -273,6 +279,37 @@ def test_a_background_of_the_same_data_gives_a_likelihood_ratio(
         ask(run, f"background={other}")
     with pytest.raises(SettingError, match="is the same model as the run's"):
         ask(run, f"background={run}")
+
+
+def test_a_background_is_found_when_both_runs_move_and_nothing_is_written_there(
+    trained: Trained,
+    ask: Ask,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[Path] = []
+
+    def check(path: Path) -> None:
+        tried.append(path.resolve())
+
+    monkeypatch.setattr("vaelab.experiments.stored.check_writable", check)
+    together = [tmp_path / "before" / name for name in ("run", "background")]
+    for made, place in zip((trained(*BINARY), trained(*BINARY, "data.mutate=0.3")), together, strict=True):
+        shutil.copytree(made, place)
+    run, background = together
+    shutil.rmtree(run / "detections", ignore_errors=True)
+    ask(run, f"background={background}", "scores=[ratio,typicality]", "score=ratio")
+    assert tried == [run.resolve()]
+    (tmp_path / "before").rename(tmp_path / "after")
+    used = ask(tmp_path / "after/run", "images=digits")
+    assert len(rows(used)) == 360
+    path = tmp_path / "after/run/detections/detector.json"
+    content = json.loads(path.read_text())
+    assert content["background_from_run"] == "../background"
+    del content["background_from_run"]  # as an earlier version wrote it
+    path.write_text(json.dumps({**content, "background": str(tmp_path / "after/background")}))
+    assert ask(tmp_path / "after/run", "images=digits") == used
 
 
 def test_grey_cross_entropy_is_no_likelihood_and_training_images_are_no_validation(

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -201,7 +202,7 @@ def _open_background(run: Measured, where: str, options: Mapping[str, Any]) -> S
     """The background model, which has to measure what the run's model measures."""
     asked = {**options, "run": where, "checkpoint": "selected"}
     try:
-        other = open_generative(asked)
+        other = open_generative(asked, is_written=False)
     except SettingError as error:
         setting = "background" if error.setting == "run" else error.setting
         raise SettingError(setting, error.received, error.rule) from None
@@ -225,8 +226,29 @@ def _open_background(run: Measured, where: str, options: Mapping[str, Any]) -> S
     return other
 
 
-def _place(background: Stored | None) -> str | None:
-    return None if background is None else str(background.run.path.resolve())
+def _place(run: Measured, background: Stored | None) -> dict[str, str | None]:
+    """Where the background model lies, as a detector has it."""
+    if background is None:
+        return {"background": None, "background_from_run": None}
+    place = background.run.path.resolve()
+    seen = os.path.relpath(place, run.stored.run.path.resolve())
+    return {"background": str(place), "background_from_run": seen}
+
+
+def _find_background(run: Measured, detector: Detector, options: Mapping[str, Any]) -> Stored:
+    """The background model of a detector, where it was or where it has moved together with the run.
+
+    Raises:
+        SettingError: it is not there, or no longer the same.
+    """
+    place = str(detector.background)
+    if detector.background_from_run is not None:
+        beside = run.stored.run.path.resolve() / detector.background_from_run
+        place = os.path.normpath(beside) if beside.is_dir() else place
+    background = _open_background(run, place, options)
+    if background.weights != detector.background_weights:
+        raise SettingError("background", place, "has other weights than when the detector was calibrated")
+    return background
 
 
 def _settled(options: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,7 +324,7 @@ def _calibrate(run: Measured, options: dict[str, Any]) -> Path:
     result = read_json(folder / RESULT)
     detector = Detector.from_dict(result["detector"], folder / RESULT)
     # what was measured before may have been with the same weights in another place
-    detector = replace(detector, background=_place(background))
+    detector = replace(detector, **_place(run, background))
     earlier = None if found is None else _better(run, detector)
     if earlier is None:
         write_detector(run.stored.run, detector)
@@ -376,7 +398,7 @@ def _write_calibration(
         num_samples=scorer.num_samples,
         regret_steps=scorer.regret_steps,
         seed=run.noise.seed,
-        background=_place(scorer.background),
+        **_place(run, scorer.background),
         background_weights=None if scorer.background is None else scorer.background.weights,
         values=f"{folder.name}/{VALUES}",
     )
@@ -596,15 +618,17 @@ def _use(run: Measured, options: dict[str, Any]) -> Path:
     decides = options["score"] or detector.score
     if decides not in detector.scores:
         raise SettingError("score", decides, f"the detector has {', '.join(detector.scores)}")
-    background = None
+    names_of_scores, background = detector.scores, None
     if detector.background is not None and "ratio" in detector.scores:
-        background = _open_background(run, detector.background, options)
-        if background.weights != detector.background_weights:
-            raise SettingError(
-                "background", detector.background, "has other weights than when the detector was calibrated"
-            )
+        try:
+            background = _find_background(run, detector, options)
+        except SettingError as error:
+            if decides == "ratio":
+                raise
+            print(f"no ratio: {error}", flush=True)
+            names_of_scores = tuple(name for name in detector.scores if name != "ratio")
     run = Measured(run.stored, run.data, Noise(detector.seed), run.protocol, run.arithmetic)
-    scorer = Scorer(run, background, detector.scores, {}, detector.num_samples, detector.regret_steps)
+    scorer = Scorer(run, background, names_of_scores, {}, detector.num_samples, detector.regret_steps)
     found = run.bring("images", "images", options["images"], options["paths"]["data_dir"])
     again = "nothing is written, and the same command begins again"
     with interruptible(lambda: again), full_float32(), parts_progress() as progress:
@@ -614,7 +638,8 @@ def _use(run: Measured, options: dict[str, Any]) -> Path:
     flagged, p = scores[decides] > limit, p_values(scores[decides], calibration[decides])
     names = found.names or tuple(map(str, range(len(found.x))))
     # where a background lies is nothing that values depend on
-    depends_on = {**detector.to_dict(), "background": None, "decides": decides}
+    nowhere = {"background": None, "background_from_run": None}
+    depends_on = {**detector.to_dict(), **nowhere, "decides": decides, "scores": names_of_scores}
     name = f"{found.identity.replace(':', '_')}_{_digest(depends_on)}"
     folder = run.stored.run.path / "detections" / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ class Detector:
         label: of the bound.
         num_samples, regret_steps, seed: of the scores.
         background, background_weights: directory and weights of the background model, or None.
+        background_from_run: the same directory as seen from that of the run, for when both have moved together; None in older records.
         values: the file with the calibration's scores, below ``detections/``.
     """
 
@@ -50,6 +51,7 @@ class Detector:
     seed: int
     background: str | None
     background_weights: str | None
+    background_from_run: str | None
     values: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Detector:
     def from_dict(cls, content: Any, path: Path) -> Self:
         """Raises SettingError("run") for what is no detector."""
         try:
+            content = {"background_from_run": None, **content}
             known = {field.name: content[field.name] for field in fields(cls)}
             reference = {name: float(content["reference"][name]) for name in ("bound", "rate")}
             scores = tuple(content["scores"])

@@ -102,9 +102,9 @@ class Measured:
         return found
 
 
-def open_generative(options: dict[str, Any]) -> Stored:
+def open_generative(options: dict[str, Any], is_written: bool = True) -> Stored:
     """:func:`vaelab.experiments.stored.open_run` of a run that has learned p(x)."""
-    stored = open_run(options, None)
+    stored = open_run(options, None, is_written)
     if not stored.parts.module.objective.learns_evidence:
         raise SettingError("run", options["run"], NO_IMAGES)
     return stored

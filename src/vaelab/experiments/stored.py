@@ -58,8 +58,10 @@ class Stored:
     warning: str | None
 
 
-def open_run(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> Stored:
-    """A run as it is measured or drawn, of the checkpoint that ``options`` name; arguments as of :func:`parts_of`."""
+def open_run(
+    options: dict[str, Any], asked: Estimator | Diagnostic | None, is_written: bool = True
+) -> Stored:
+    """A run as it is measured or drawn, of the checkpoint that ``options`` name; arguments as of :func:`parts_of`, and whether anything is written into its directory."""
     run = RunDirectory.open(options["run"])
     config, manifest, data = stored_config(run), read_manifest(run), recorded_data(run)
     checkpoint, how = _checkpoint(run, config, manifest, options["checkpoint"])
@@ -70,7 +72,8 @@ def open_run(options: dict[str, Any], asked: Estimator | Diagnostic | None) -> S
         load_weights(parts.module, checkpoint)
     parts.module.evaluated.eval()
     try:
-        check_writable(run.path)  # the last refusal: it tries
+        if is_written:
+            check_writable(run.path)  # the last refusal: it tries
     except SettingError as error:
         raise SettingError("run", run.path, error.rule) from None
     warnings = [fallback_warning(data["requested"], data["actual"])] if data.get("fallback_reason") else []
