@@ -183,7 +183,9 @@ def test_values_without_a_place_have_none():
 
 
 def test_the_lowest_is_best_where_less_is_better():
-    chart = trials("", "", [3.0, 1.0, float("nan"), 2.0], "min", "")
+    chart = trials("", "", [0, 2, 3, 4], [3.0, 1.0, float("nan"), 2.0], "min", "")
+    assert chart.data[0]["x"] == [0, 2, 3, 4]
+    assert "of trial 2." in chart.caption, "by its place in the search, which has gaps"
     assert chart.data[1]["y"] == [3, 1, 1, 1]
     assert frontier([(1.0, 1.0), (1.0, 1.0), (0.5, 1.0)]) == [2]
     assert not evener_in_log([0.0, 1.0])

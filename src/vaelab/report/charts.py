@@ -179,8 +179,10 @@ def rate_distortion(
     return Chart(title, caption, data, layout, part)
 
 
-def trials(title: str, unit: str, values_of: Sequence[float | None], mode: str, part: str) -> Chart:
-    """The value of each trial in their order, and the best so far."""
+def trials(
+    title: str, unit: str, places: Sequence[int], values_of: Sequence[float | None], mode: str, part: str
+) -> Chart:
+    """The value of each trial at its place in the search, rising, and the best so far."""
     best: list[float | None] = []
     for value in values_of:
         last = best[-1] if best else None
@@ -189,7 +191,7 @@ def trials(title: str, unit: str, values_of: Sequence[float | None], mode: str, 
         else:
             better = last is None or (value > last if mode == "max" else value < last)
             best.append(value if better else last)
-    x = list(range(len(values_of)))
+    x = list(places)
     data = [
         {"type": "scatter", "mode": "markers", "name": "trial", "x": x, "y": values(values_of), "marker": {"color": "@1", "size": 8}},
         {
@@ -200,7 +202,7 @@ def trials(title: str, unit: str, values_of: Sequence[float | None], mode: str, 
     known = [value for value in values_of if value is not None and math.isfinite(value)]
     caption = f"{len(known)} of {len(values_of)} trials have a value."
     if known and best[-1] is not None:
-        caption += f" The best is {best[-1]:.6g}, of trial {values_of.index(best[-1])}."
+        caption += f" The best is {best[-1]:.6g}, of trial {places[values_of.index(best[-1])]}."
     layout = {
         "xaxis": {"title": {"text": "trial"}},
         "yaxis": {"title": {"text": literal(unit)}},

@@ -412,8 +412,9 @@ def _search(folder: Path, damage: list[str]) -> dict[str, Any] | None:
 def _of_search(record: Mapping[str, Any]) -> tuple[list[Chart], list[str]]:
     """Trials in their order, and which settings mattered."""
     drawn, said = [], []
-    trials = [one for one in record["trials"] if isinstance(one, dict)][: tables.MOST_ROWS]
-    trials.sort(key=lambda one: one["place"] if isinstance(one.get("place"), int) else 0)
+    trials = [one for one in record["trials"] if isinstance(one, dict) and isinstance(one.get("place"), int)]
+    trials = sorted(trials, key=lambda one: one["place"])[: tables.MOST_ROWS]
+    places = [one["place"] for one in trials]  # with gaps where trials are left out of the record
     for i, (name, mode) in enumerate(record["objectives"].items()):
         values = [
             float(v[i]) if isinstance(v := one.get("values"), list) and i < len(v) and is_number(v[i]) else None
@@ -422,7 +423,7 @@ def _of_search(record: Mapping[str, Any]) -> tuple[list[Chart], list[str]]:
         if any(value is not None for value in values):
             units = sweep_table.score_units(str(name))
             unit = f"{name} (nats per image)" if units == "nats" else str(name)
-            drawn.append(charts.trials(f"{name} of each trial", unit, values, str(mode), "search"))
+            drawn.append(charts.trials(f"{name} of each trial", unit, places, values, str(mode), "search"))
     importances = record.get("importances")
     for name, shares in importances.items() if isinstance(importances, dict) else ():
         known = (
