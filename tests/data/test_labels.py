@@ -158,3 +158,12 @@ def test_images_without_labels_leave_nothing_to_choose() -> None:
 def test_the_draw_takes_the_first_of_each_class() -> None:
     y, order = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([4, 1, 0, 3, 2])
     assert draw(y, 2, order).tolist() == [1, 4]
+
+
+def test_classes_that_are_left_out_need_no_labels() -> None:
+    y, order = torch.tensor([0, 0, 3, 3, 3]), torch.tensor([4, 1, 0, 3, 2])
+    assert draw(y, 2, order).tolist() == [1, 4]
+    with pytest.raises(SettingError, match="must be a multiple of 2,"):
+        draw(y, 3, order)
+    with pytest.raises(SettingError, match="must be at most 4: a class has 2"):
+        draw(y, 6, order)

@@ -313,7 +313,7 @@ def test_a_background_is_found_when_both_runs_move_and_nothing_is_written_there(
 
 
 def test_grey_cross_entropy_is_no_likelihood_and_training_images_are_no_validation(
-    trained: Trained, ask: Ask, capsys: pytest.CaptureFixture[str]
+    trained: Trained, ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained("data.binarize=none", "data.val_size=0")
     folder = ask(run)
@@ -323,6 +323,16 @@ def test_grey_cross_entropy_is_no_likelihood_and_training_images_are_no_validati
     detector = json.loads((folder / "detection.json").read_text())["detector"]
     assert detector["scores"] == ["elbo", "distortion", "typicality", "rate_typicality", "regret"]
     assert (detector["label"], detector["split"]) == ("grey-bce", "train")
+    ask(
+        run,
+        f"against={images(tmp_path / 'blank', np.zeros((20, 8, 8), np.uint8))}",
+        "scores=[elbo,typicality,rate_typicality]",
+    )
+    cards = [card for card in read_cards(run / "evaluation.json") if card.estimator == "detect"]
+    warned = {
+        card.protocol["score"] for card in cards if "calibrated on training images" in (card.warning or "")
+    }
+    assert warned == {"typicality", "rate_typicality"}, "the others need no calibration to be measured"
     for setting in ("scores=[importance,typicality]", "score=complexity"):
         with pytest.raises(SettingError, match="cannot be had: a bound labelled grey-bce"):
             ask(run, setting)

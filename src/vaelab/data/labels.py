@@ -12,7 +12,7 @@ from vaelab.errors import SettingError
 
 
 def draw(y: Tensor, num_labels: int, order: Tensor) -> Tensor:
-    """The images whose labels are known: equally many of each class, the first ones in a random order of all images. Of more labels the fewer are a part.
+    """The images whose labels are known: equally many of each class that there is, the first ones in a random order of all images. Of more labels the fewer are a part.
 
     Args:
         y: labels of the training images ``[N]``, all >= 0.
@@ -28,16 +28,16 @@ def draw(y: Tensor, num_labels: int, order: Tensor) -> Tensor:
     >>> draw(torch.tensor([0, 1, 0, 1, 1, 0]), 4, torch.tensor([5, 4, 3, 2, 1, 0])).tolist()
     [2, 3, 4, 5]
     """
-    classes = int(y.max()) + 1
-    each, left = divmod(num_labels, classes)
+    classes, counts = y.unique(return_counts=True)  # data.classes may leave gaps
+    each, left = divmod(num_labels, len(classes))
     if left:
-        rule = f"must be a multiple of {classes}, so that each class has equally many"
+        rule = f"must be a multiple of {len(classes)}, so that each class has equally many"
         raise SettingError("data.num_labels", num_labels, rule)
-    if each > (fewest := int(torch.bincount(y, minlength=classes).min())):
-        rule = f"must be at most {classes * fewest}: a class has {fewest} training images"
+    if each > (fewest := int(counts.min())):
+        rule = f"must be at most {len(classes) * fewest}: a class has {fewest} training images"
         raise SettingError("data.num_labels", num_labels, rule)
     in_order = y[order]
-    chosen = [order[(in_order == label).nonzero().squeeze(-1)[:each]] for label in range(classes)]
+    chosen = [order[(in_order == label).nonzero().squeeze(-1)[:each]] for label in classes]
     return torch.cat(chosen).sort().values
 
 

@@ -72,6 +72,9 @@ SHARED = (
     "data", "classes", "binarize", "dequantize", "pixel_range", "num_levels", "noise_seed", "likelihood", "label", "given",
 )  # fmt: skip
 
+#: scores that are distances from a mean over calibration images
+TYPICAL = ("typicality", "rate_typicality")
+
 Columns = dict[str, np.ndarray]
 
 
@@ -501,7 +504,8 @@ def _cards(run: Measured, result: Mapping[str, Any]) -> list[Any]:
                 "num_outside": result["num_outside"],
                 **own.get(score, {}),
             },
-            warning=None,
+            # of the other scores the order of images does not depend on the calibration
+            warning=detector["warning"] if score in TYPICAL else None,
             units="share",
         )
         for score, of_score in result["scores"].items()
