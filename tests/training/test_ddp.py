@@ -36,7 +36,7 @@ def many_test_images(name: str, *_: Any, **__: Any) -> ImageData:
     return ImageData(name, 17, split(1001), split(TEST), None, {})
 
 
-def run(compose: Compose, tmp_path: Path, trainer: str) -> Result:
+def run(compose: Compose, tmp_path: Path, trainer: str, *overrides: str) -> Result:
     return train(
         compose(
             "data=digits",
@@ -51,6 +51,7 @@ def run(compose: Compose, tmp_path: Path, trainer: str) -> Result:
             "trainer.max_epochs=2",
             "trainer.enable_progress_bar=false",
             "estimator.num_samples=10",
+            *overrides,
         )
     )
 
@@ -76,3 +77,29 @@ def test_ddp_cpu_two_real_processes_count_each_image_once_and_give_the_numbers_o
     for name, value in weights[0]["state_dict"].items():
         torch.testing.assert_close(value, weights[1]["state_dict"][name], rtol=1e-3, atol=1e-5)
     assert one.score == pytest.approx(two.score, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("data.labelled_per_batch=16",),
+        ("data.labelled_per_batch=64", "objective=classification"),  # parameters without a gradient
+    ],
+    ids=["semi_supervised", "classification"],
+)
+def test_ddp_cpu_two_real_processes_learn_from_few_labels_as_one_does(
+    overrides: tuple[str, ...], compose: Compose, tmp_path: Path
+) -> None:
+    asked = ("model=semi_supervised", "data.num_labels=100", "data.binarize=none", *overrides)
+    one, two = (run(compose, tmp_path, trainer, *asked) for trainer in ("cpu", "ddp_cpu"))
+    assert "accuracy" in {card.metric for card in one.cards}
+    for a, b in zip(one.cards, two.cards, strict=True):
+        assert (a.metric, a.num_images) == (b.metric, b.num_images)
+        # an image whose two likeliest classes are as likely may go either way
+        assert a.value == pytest.approx(
+            b.value, rel=1e-4, abs=1.5 / a.num_images if a.metric == "accuracy" else 0
+        )
+    weights = [read_checkpoint(r.directory / "checkpoints" / "last.ckpt") for r in (one, two)]
+    for name, value in weights[0]["state_dict"].items():
+        torch.testing.assert_close(value, weights[1]["state_dict"][name], rtol=1e-3, atol=1e-5)

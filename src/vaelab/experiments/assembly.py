@@ -231,6 +231,10 @@ def build_trainer(parts: Parts) -> Trainer:
     }
     if parts.data.size("val") == 0:
         settings["limit_val_batches"] = 0
+    strategy = str(settings.get("strategy"))
+    if strategy in ("ddp", *COPYING) and not parts.module.objective.learns_evidence:
+        # a classifier alone leaves parameters without a gradient, for which the processes would wait
+        settings["strategy"] = f"{strategy}_find_unused_parameters_true"
     callbacks = [
         build(
             node,
