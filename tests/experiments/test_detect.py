@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from importlib import import_module
@@ -409,6 +410,9 @@ def test_a_small_trial_does_not_become_the_detector(
     assert "goes on using the detector of 80 calibration images (elbo)" in said
     assert asked(trial)[0] == 80
     assert asked("num_images=40")[0] == 40, "asked for without a trial"
+    said = asked(f"images={noise}", "scores=null", "num_samples=null", "regret_steps=null")[1]
+    assert "as the 40 of split val exceed" in said
+    assert re.search(r"calibrated on 40 of \d+ images: p comes in steps of 0\.024", said)
     path.write_text("damaged")
     assert asked(trial, "num_images=20")[0] == 20
 

@@ -669,6 +669,11 @@ def _use(run: Measured, options: dict[str, Any]) -> Path:
         f"{int(flagged.sum())} of {len(names)} images are anomalous: {decides} above {limit:.2f}, which {detector.false_positive_rate:.3g}"
         f" of images as the {detector.num_images} of split {detector.split} exceed"
     )
+    if detector.num_images < (known := run.data.size(detector.split)):
+        smallest = 1 / (detector.num_images + 1)
+        print(
+            f"calibrated on {detector.num_images} of {known} images: p comes in steps of {smallest:.2g}; finer: vae-detect run={options['run']} num_images=null"
+        )
     if detector.warning is not None:
         print(detector.warning)
     for path in (folder / TABLE, folder / "images.png"):
