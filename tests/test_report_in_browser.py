@@ -48,7 +48,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             )  # fmt: skip
     with MetricsWriter(run / "metrics.csv") as writer:
         for step in range(10, 300, 10):
-            writer.append(step, {"train/elbo": -100 - 900 / step, "val/elbo": -101 - 900 / step})
+            speed = {"time/images_per_second": 12000.0 + 10 * step}
+            writer.append(step, {"train/elbo": -100 - 900 / step, "val/elbo": -101 - 900 / step, **speed})
     write_yaml(run / "defaults.yaml", {"latent_dim": 64})
     return report(run), report(folder)
 
@@ -98,6 +99,9 @@ def test_reports_in_a_real_browser_draw_their_charts_fetch_nothing_and_fit_the_s
     assert seen.complaints == []
     assert seen.page.evaluate(WIDER) == 0
     assert seen.page.locator("#no-charts").is_hidden()
+    ticks = seen.page.locator(".ytick text").all_text_contents()
+    assert ticks
+    assert not [tick for tick in ticks if "×10" in tick], "thousands are plain numbers"
     assert pages[which].stat().st_size <= MOST
     seen.page.context.close()
 

@@ -28,7 +28,7 @@
   }
 
   function axis(own, scheme) {
-    const plain = { automargin: true, exponentformat: "power", gridcolor: scheme.rule, linecolor: scheme.faint, zerolinecolor: scheme.rule, ticks: "outside", tickcolor: scheme.faint };
+    const plain = { automargin: true, exponentformat: "power", minexponent: 5, gridcolor: scheme.rule, linecolor: scheme.faint, zerolinecolor: scheme.rule, ticks: "outside", tickcolor: scheme.faint };
     return { ...plain, ...own, title: { standoff: 10, ...(own || {}).title } };
   }
 
