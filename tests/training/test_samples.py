@@ -209,6 +209,7 @@ def test_arithmetic_adds_the_difference_of_mean_codes(compose: Compose) -> None:
     "overrides, missing",
     [
         ((), {"manifold"}),
+        (("data.classes=[3]", "data.val_size=20"), {"manifold", "arithmetic"}),
         (("latent_dim=2", "prior=mixture", "prior.num_components=3"), set()),
         (("model=conditional", "latent_dim=2"), {"arithmetic"}),
         (("model=ladder", "model.lower_dims=[4]", "model.hidden=[8]"), {"manifold"}),

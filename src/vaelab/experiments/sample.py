@@ -204,7 +204,13 @@ NAMED = 4
 
 
 def _words(given: list[tuple[int, int]] | tuple[int, int]) -> str:
-    """Images, or classes, as a part of a file's name."""
+    """Images, or classes, as a part of a file's name: others have another name.
+
+    >>> _words((4, 9)), _words([(0, 1), (2, 3)])
+    ('4_to_9', '0_to_1_and_2_to_3')
+    >>> _words([(0, i) for i in range(9)]) == _words([(0, i) for i in range(8)] + [(5, 5)])
+    False
+    """
     pairs = given if isinstance(given, list) else [given]
     words = [f"{first}_to_{last}" for first, last in pairs]
     if len(words) <= NAMED:
