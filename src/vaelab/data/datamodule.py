@@ -269,6 +269,11 @@ class ImageDataModule(L.LightningDataModule):
         """Whether the images are held where batches are given."""
         return self._storage == self.device
 
+    def share_pixels(self, other: ImageDataModule) -> None:
+        """Have one copy with ``other``, whose settings are the same but for what the seed of the run decides, of what validation and test see."""
+        if self.train_subset == "first":  # otherwise the seed decides which images there are
+            self._pixels = other._pixels
+
     def size(self, split: str) -> int:
         return len(self._splits[split].x)
 

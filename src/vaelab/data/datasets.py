@@ -13,6 +13,7 @@ import socket
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,31 @@ def load(
         SettingError: as :func:`vaelab.data.sources.require`; ``DataUnavailable`` also where a download fails
             or stalls; also where the data cannot be unpacked anywhere.
     """
+    if _kept is None:
+        return _load(name, data_dir, download=download, progress=progress, **own_settings)
+    key = (name, str(data_dir), *sorted(own_settings.items()))
+    if key not in _kept:
+        _kept[key] = _load(name, data_dir, download=download, progress=progress, **own_settings)
+    return _kept[key]
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Within, what is loaded is kept for the next one who asks for it: runs of one process have one copy."""
+    global _kept
+    before, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+_kept: dict[tuple[Any, ...], ImageData] | None = None
+
+
+def _load(
+    name: str, data_dir: str | Path, *, download: bool, progress: bool, **own_settings: Any
+) -> ImageData:
     own.refuse_unread(name, **own_settings)
     if name in own.OWN:
         return _load_own(name, Path(data_dir), progress, **own_settings)

@@ -24,6 +24,7 @@ class Request:
         directory: name of the run directory in it, where it is not made of the time.
         sweep: the sweep that the run is a job of, for its manifest: its ``name``, and ``swept``, this job's value of each key that is swept over; None = a
             run by itself.
+        stack: the runs that it is trained together with, for its manifest: ``id`` of the stack, number of ``members``, and which ``member`` this is, from 0 on; None = none.
     """
 
     argv: tuple[str, ...] = ()
@@ -37,3 +38,4 @@ class Request:
     sweep: dict[str, Any] | None = None
     note: Path | None = None
     defaults: dict[str, Any] | None = None
+    stack: dict[str, Any] | None = None

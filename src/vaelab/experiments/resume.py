@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,17 @@ from vaelab.runs.lock import held
 from vaelab.runs.manifest import whole_manifest
 from vaelab.runs.status import is_live, seconds_since, utc_now
 from vaelab.runs.worktree import is_here
-from vaelab.training import Report, Trainer
+from vaelab.training import Callback, Report, Trainer
 from vaelab.training.checkpoints import Found, file_digest, newest, reinstate
 from vaelab.training.engines import Eager
 
 
-def resume(directory: Path | str, data_dir: str | None = None, report: Report | None = None) -> Result:
+def resume(
+    directory: Path | str,
+    data_dir: str | None = None,
+    report: Report | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
     """Continue a run that was interrupted, killed or given up, or that failed, from its newest whole checkpoint, or from its first step where there is none.
 
     On the same machine with the same versions, weights and every metric outside ``time/`` come out as if nothing had happened: what was logged after the checkpoint is cut off and
@@ -54,6 +59,7 @@ def resume(directory: Path | str, data_dir: str | None = None, report: Report | 
         directory: of the run.
         data_dir: where its data lie; None = where they lay.
         report: as of :func:`vaelab.experiments.train.train`; None = whoever gave the run up is not asked again.
+        callbacks: Lightning callbacks beside those that the configuration names.
 
     Raises:
         SettingError: the run is complete or still going, its data or its parent are not what they were, or this machine lacks what it needs; nothing was written.
@@ -62,12 +68,14 @@ def resume(directory: Path | str, data_dir: str | None = None, report: Report | 
     prepare_process()
     run = RunDirectory.open(directory)
     if not is_main_process():
-        return _resume(run, data_dir, report)
+        return _resume(run, data_dir, report, callbacks)
     with held(run.path, "carried out"):
-        return _resume(run, data_dir, report)
+        return _resume(run, data_dir, report, callbacks)
 
 
-def _resume(run: RunDirectory, data_dir: str | None, report: Report | None) -> Result:
+def _resume(
+    run: RunDirectory, data_dir: str | None, report: Report | None, callbacks: Sequence[Callback]
+) -> Result:
     config, manifest = stored_config(run), whole_manifest(run.manifest_file)
     if is_main_process():
         _refuse(run, manifest)
@@ -82,6 +90,7 @@ def _resume(run: RunDirectory, data_dir: str | None, report: Report | None) -> R
         rule = "is not the one that the run began with: its settings have another hash than manifest.json has on record"
         raise SettingError("run", run.config_file, f"{rule}; with other settings: vae-train init_from=DIR")
     trainer = build_trainer(parts)
+    trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     instead = _engine_that_can(parts, trainer)
     if not is_main_process():
         return as_rank(parts, trainer)

@@ -335,6 +335,7 @@ def _write_record(
         config=config,
         code=code_record(run, secrets),
         secrets=secrets,
+        **({} if request.stack is None else {"stack": request.stack}),
         **torch_record(trainer),
     )
     for line in missing(manifest):

@@ -28,6 +28,7 @@ from vaelab.training.engines import Eager, Engine
 from vaelab.training.optimizers import settle, settled
 from vaelab.training.per_image import PerImageParts, archive
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
+from vaelab.training.together import Seat, by_themselves
 
 #: the fingerprint of a run: the losses of its first steps, and of every so many after them
 FIRST_LOSSES, LOSSES_EVERY = 20, 100
@@ -58,6 +59,7 @@ class VAEModule(L.LightningModule):
         stop: whether somebody wants the run to stop.
         fingerprint: takes the losses of single steps, or None.
         fault_file: where the batch goes at which a run of skipped steps began, or None.
+        seat: among runs that are trained together, or None.
         given_up: where the run was given up, for the checkpoint (:class:`vaelab.training.pruning.GivenUp`); None where it was not.
     """
 
@@ -98,6 +100,7 @@ class VAEModule(L.LightningModule):
         self.stop = StopRequest()
         self.fingerprint: Logger | None = None
         self.fault_file: Path | None = None
+        self.seat: Seat | None = None
         self.given_up: dict[str, Any] | None = None
         self._losses: list[
             tuple[int, Tensor]
@@ -152,10 +155,11 @@ class VAEModule(L.LightningModule):
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         started = time.perf_counter()
         optimizer, sums = self.optimizers(), self._sums
+        carry_out = self._carry_out if self.seat is None else self.seat.carries_out(self._step, chunk, self.stop)
         for step, index in enumerate(chunk.indices, start=chunk.first_step):
             if self.stop.requested and step > chunk.first_step and self.trainer.world_size == 1:
                 self.stop.obey()  # within a chunk nothing else is due
-            found = self._carry_out(index, step, optimizer, self.manual_backward)
+            found = carry_out(index, step, optimizer, self.manual_backward)
             sums += found
             if step < FIRST_LOSSES or (step + 1) % LOSSES_EVERY == 0:
                 self._losses.append((step + 1, -found[0] / len(index)))
@@ -326,6 +330,8 @@ class VAEModule(L.LightningModule):
 
     def test_step(self, index: Tensor, batch_idx: int) -> None:
         assert self.results is not None
+        if self.trainer.world_size == 1:
+            self.stop.obey()  # in a thread of its own no signal reaches it
         started, split = time.perf_counter(), self.data.tested.split
         made = self.estimator.simulates  # its images share no noise with those of the data
         draws = ImageDraws(self.noise, Split.simulated, index) if made else self._draws(split, index)
@@ -391,6 +397,7 @@ class VAEModule(L.LightningModule):
             trainer.should_stop and trainer.fit_loop._can_stop_early
         )
         checkpoint["optimizer_states"] = [settled(state) for state in checkpoint["optimizer_states"]]
+        by_themselves(checkpoint["state_dict"])
         checkpoint["config"] = self.config
         checkpoint["progress"] = {
             "sums": of_ranks.cpu(),

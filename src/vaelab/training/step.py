@@ -206,10 +206,7 @@ class OptimisationStep:
     ) -> Tensor:
         """A step, with everything given that its number decides; otherwise as the step itself."""
         num_images = len(index)
-        batch = self.data.with_noise(index, noise.pixels, self.rows)
-        eps = noise.eps.to(batch.x.dtype)
-        if self.world_size > 1:
-            eps = eps[:, self.rows]
+        batch, eps = self.inputs(index, noise)
 
         self._begun = False
         self._backward = backward
@@ -220,6 +217,23 @@ class OptimisationStep:
         for part, part_eps in _parts(batch, eps, number):
             sums.append(self._part(part, part_eps, scheduled.weights, num_images, number))
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+        return self.conclude(total, scheduled, optimizer)
+
+    def inputs(self, index: Tensor, noise: StepNoise) -> tuple[Batch, Tensor]:
+        """What the model is given on this rank: the images, and the noise of the posterior ``[K, B, D]``."""
+        batch = self.data.with_noise(index, noise.pixels, self.rows)
+        eps = noise.eps.to(batch.x.dtype)
+        return batch, eps[:, self.rows] if self.world_size > 1 else eps
+
+    def conclude(self, total: Tensor, scheduled: Scheduled, optimizer: Any) -> Tensor:
+        """The rest of a step, once the gradients are there: check, clip, step, average.
+
+        Args:
+            total: the sums over the images of this rank.
+
+        Returns:
+            The numbers named by :data:`REPORT`.
+        """
         if scheduled.learning_rate is not None:
             for group in optimizer.param_groups:
                 group["lr"] = scheduled.learning_rate
