@@ -38,7 +38,7 @@ def test_every_setting_counts_but_for_those_that_change_no_number(compose: Compo
         "name", "tags", "report", "paths.log_dir", "paths.data_dir", "logger.name", "checkpoints.every_n_steps", "checkpoints.keep", "trainer.enable_progress_bar",
         "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "engine.name", "engine.chunk_steps", "data.eval_batch_size",
         "data.fallback", "estimator.max_rows", "callbacks.tracker_pictures.every_n_epochs", "sweep.name",
-        "sweep.retry", "sweep.slots", "sweep.threads", "sweep.trials", "sweep.sampler", "sweep.sampler_options", "sweep.pruner",
+        "sweep.retry", "sweep.slots", "sweep.threads", "sweep.stack_size", "sweep.trials", "sweep.sampler", "sweep.sampler_options", "sweep.pruner",
         "sweep.pruner_options", "sweep.objectives", "sweep.storage", "sweep.seed",
     }  # fmt: skip
     assert all(any(name == key or name.startswith(f"{key}.") for name in ignored) for key in IGNORED if key != "hydra")  # fmt: skip

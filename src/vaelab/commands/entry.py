@@ -46,6 +46,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vaelab.commands.environment import let_threads_sleep, load_env_file, of_a_run
 from vaelab.errors import MISSING, RunFailed, SettingError, nearest
+from vaelab.experiments.request import Request
 from vaelab.runs.interruption import Interrupted
 from vaelab.sweeps.job import PLACE
 
@@ -87,8 +88,8 @@ class Typed:
 
 
 Task = Callable[[DictConfig, Typed], float | None]
-#: the configuration that the task would train, and the SHA-256 of the weights it would begin with; raises SettingError as the task would
-Planned = Callable[[DictConfig, Typed], tuple[dict[str, Any], str | None]]
+#: the configuration that the task would train, the SHA-256 of the weights it would begin with, and how it is asked for; raises SettingError as the task would
+Planned = Callable[[DictConfig, Typed], tuple[dict[str, Any], str | None, Request]]
 
 
 def run(
@@ -374,7 +375,7 @@ class _App:
     def _is_multirun(self) -> bool:
         return "multirun" in vars(self)  # somebody has asked for jobs
 
-    def _compose_job(self, overrides: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    def _compose_job(self, overrides: Sequence[str]) -> tuple[dict[str, Any], str | None, Request]:
         """What the single run with these overrides would be; raises SettingError as it would."""
         assert self.planned is not None
         hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from vaelab.commands import process
 from vaelab.errors import SettingError
+from vaelab.experiments.request import Request
 from vaelab.runs import check_writable
 from vaelab.runs.identity import config_hash
 from vaelab.runs.interruption import StopRequest
@@ -49,9 +50,9 @@ OF_THE_SWEEP = (
 )
 
 
-#: the configuration that the single run with these overrides would train, and the SHA-256 of the weights that it would begin with; raises SettingError as
-#: the single run would
-Compose = Callable[[Sequence[str]], tuple[dict[str, Any], str | None]]
+#: the configuration that the single run with these overrides would train, the SHA-256 of the weights that it would begin with, and how it is asked for;
+#: raises SettingError as the single run would
+Compose = Callable[[Sequence[str]], tuple[dict[str, Any], str | None, Request]]
 
 
 class Multirun:
@@ -169,7 +170,7 @@ class Multirun:
         if key not in self._jobs:
             own = self._own(overrides)
             parsed = OverridesParser.create().parse_overrides(own)
-            config, weights = self.compose([*self.of_hydra, *overrides])
+            config, weights, request = self.compose([*self.of_hydra, *overrides])
             self._jobs[key] = Job(
                 key,
                 {override.key_or_group: override.value() for override in parsed},
@@ -177,6 +178,7 @@ class Multirun:
                 config_hash(config, weights)["sha256"],
                 tuple(own),
                 self.flags,
+                request=request,
             )
         return self._jobs[key]
 
@@ -202,7 +204,7 @@ class Multirun:
         train = process.program(self.command)
         resume = str(Path(train).with_name("vae-resume"))
         typed = [str(o.input_line) for o in self.typed]
-        commands = Commands((train,), (resume,), self.environment)
+        commands = Commands((train,), (resume, "--solo"), self.environment)
         self.sweep = Sweep(folder, commands, room, master["sweep"]["retry"], sys.argv, typed)
         return self.sweep
 

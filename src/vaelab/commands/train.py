@@ -52,16 +52,8 @@ def _result(
     config: dict[str, Any], typed: Typed, place: Place | None, report: Callable[[float, int], bool] | None
 ) -> Result:
     """What comes of the run; where its data cannot be had, of one with those that stand in for them."""
-    asked = Request(
-        argv=tuple(sys.argv),
-        overrides=typed.overrides,
-        experiment=typed.experiment if isinstance(typed.experiment, str) else None,
-        chosen=chosen(typed),
-        parent=None if place is None else place.folder,
-        directory=None if place is None else place.directory,
-        sweep=None if place is None else place.sweep,
-        defaults=composed([]) if config["report"] else None,
-    )
+    asked = _asked(config, typed)
+    asked = replace(asked, argv=tuple(sys.argv)) if place is None else place.asked(asked, sys.argv)
     data = config["data"]
     if data["name"] in OWN:
         settled(config)  # refused before torch is imported
@@ -80,15 +72,30 @@ def _result(
     return _train(fallback, replace(asked, requested_data=data["name"], fallback_reason=reason), report)
 
 
-def planned(cfg: DictConfig, typed: Typed) -> tuple[dict[str, Any], str | None]:
-    """What :func:`task` would train, and the SHA-256 of the weights that it would begin with, as far as that can be known beforehand.
+def _asked(config: dict[str, Any], typed: Typed) -> Request:
+    """How a run is asked for, whoever makes it, and where."""
+    return Request(
+        overrides=typed.overrides,
+        experiment=typed.experiment if isinstance(typed.experiment, str) else None,
+        chosen=chosen(typed),
+        defaults=_defaults(GlobalHydra.instance().config_loader()) if config["report"] else None,
+    )
+
+
+@functools.lru_cache(1)  # the jobs of a sweep have the same
+def _defaults(loader: object) -> dict[str, Any]:
+    return composed([])
+
+
+def planned(cfg: DictConfig, typed: Typed) -> tuple[dict[str, Any], str | None, Request]:
+    """What :func:`task` would train, the SHA-256 of the weights that it would begin with, and how that is asked for, as far as it can be known beforehand.
 
     Raises:
         SettingError: as far as that can be known, what it would refuse.
     """
     config = settings(cfg, typed)
     check(config)
-    data = config["data"]
+    data, asked = config["data"], _asked(config, typed)
     if data["name"] in OWN:
         config = settled(config)
     elif (unavailable := _unavailable(data["name"], config["paths"]["data_dir"])) is not None:
@@ -96,9 +103,10 @@ def planned(cfg: DictConfig, typed: Typed) -> tuple[dict[str, Any], str | None]:
             raise unavailable
         config, reason = fallback_config(config, typed)
         _say_once(reason)
+        asked = replace(asked, requested_data=data["name"], fallback_reason=reason)
     if config["init_from"] is None:
-        return config, None
-    return config, file_digest(Parent.open(config["init_from"]).run.weights_file)
+        return config, None, asked
+    return config, file_digest(Parent.open(config["init_from"]).run.weights_file), asked
 
 
 @functools.cache
@@ -135,9 +143,15 @@ def chosen(typed: Typed) -> tuple[str, ...]:
     """``group=entry`` of each group whose entry the experiment's file chose."""
     if typed.experiment is None:
         return ()
-    defaults = GlobalHydra.instance().config_loader().load_configuration("train", [], RunMode.RUN)
-    usual = defaults.hydra.runtime.choices
+    usual = _usual(GlobalHydra.instance().config_loader())
     return tuple(f"{group}={entry}" for group, entry in typed.choices.items() if entry != usual.get(group))
+
+
+@functools.lru_cache(1)
+def _usual(loader: Any) -> dict[str, Any]:
+    """The entry of each group with nothing typed."""
+    choices = loader.load_configuration("train", [], RunMode.RUN).hydra.runtime.choices
+    return {str(group): entry for group, entry in choices.items()}
 
 
 def fallback_config(asked: dict[str, Any], typed: Typed) -> tuple[dict[str, Any], str]:

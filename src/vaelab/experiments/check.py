@@ -91,6 +91,7 @@ KNOWN = {
         "retry",
         "slots",
         "threads",
+        "stack_size",
         "trials",
         "sampler",
         "sampler_options",
@@ -127,6 +128,7 @@ INTEGERS_OR_NULL = {
     "trainer.limit_train_batches": 1,
     "sweep.slots": 1,
     "sweep.threads": 1,
+    "sweep.stack_size": 1,
 }
 CHOICES: dict[str, tuple[Any, ...]] = {
     "score.mode": ("max", "min"),

@@ -6,10 +6,11 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vaelab.experiments.request import Request
 from vaelab.runs import Secrets
 
 #: the variable that tells the process of a job where it belongs
@@ -29,6 +30,7 @@ class Job:
         typed: those of the overrides that are swept over.
         flags: what its command line has beside the overrides.
         environment: variables of its process, which say nothing about its numbers.
+        request: how it is asked for; None = only its command says that.
     """
 
     overrides: tuple[str, ...]
@@ -38,6 +40,7 @@ class Job:
     typed: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    request: Request | None = None
 
     @property
     def name(self) -> str:
@@ -74,6 +77,12 @@ class Place:
         told = json.loads(text)
         folder = Path(told["folder"])
         return cls(folder, told["directory"], {"name": folder.name, "swept": told["swept"]})
+
+    def asked(self, request: Request, argv: Sequence[str]) -> Request:
+        """How the run is asked for here."""
+        return replace(
+            request, argv=tuple(argv), parent=self.folder, directory=self.directory, sweep=self.sweep
+        )
 
     def variables(self) -> dict[str, str]:
         """The environment that tells it."""

@@ -18,7 +18,7 @@ from vaelab.sweeps.claim import Claim
 from vaelab.sweeps.found import Found, FoundRuns, make_room
 from vaelab.sweeps.job import Job, Place
 from vaelab.sweeps.record import Entry, Record
-from vaelab.sweeps.workers import Ended, Process, Workers
+from vaelab.sweeps.workers import Ended, Process, Run, Workers
 
 REFUSED, RESUME_ME = 2, 75  # exit statuses of vae-train
 OUTPUT = ".output"  # folder of what processes print; hidden, so that it is not searched for runs
@@ -259,11 +259,15 @@ class Sweep:
         if begun:  # interrupted, or its process is gone
             directory = max(begun, key=lambda one: one.record.updated).run.path
             argv, environment = (*self.commands.resume, str(directory)), {}
+            run = Run(job.name, job.config, directory=directory)
         else:
             directory = self.folder / job.directory
             make_room(directory)
             argv = (*self.commands.train, *job.flags, *job.overrides)
-            environment = Place(self.folder, directory.name, {"swept": dict(job.swept)}).variables()
+            place = Place(self.folder, directory.name, {"name": self.folder.name, "swept": dict(job.swept)})
+            environment, run = place.variables(), None
+            if job.request is not None:
+                run = Run(job.name, job.config, place.asked(job.request, argv))
             entry.tries += 1
         entry.run, entry.status = directory.name, "running"
         self.record.write()  # a try counts, though this process be killed
@@ -274,6 +278,7 @@ class Sweep:
                 {**self.commands.environment, **job.environment, **environment},
                 self._output(job),
                 (claim.descriptor,),
+                run,
             )
         )
         self._in_hand[job.identity] = _InHand(job, claim, directory, bool(begun))

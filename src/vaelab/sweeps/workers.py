@@ -10,6 +10,23 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
+class Run:
+    """A run of a sweep, as its command would make it.
+
+    Attributes:
+        name: of its job.
+        config: resolved, primitives only.
+        request: how it is asked for (:class:`vaelab.experiments.request.Request`), of a new one.
+        directory: of one that is gone on with.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    request: Any = None
+    directory: Path | None = None
+
+
+@dataclass(frozen=True)
 class Process:
     """One that is to be started.
 
@@ -19,6 +36,7 @@ class Process:
         environment: variables beside those of this process and of the slot.
         output: the file that takes what it prints; None = it prints where this process does.
         keep: file descriptors that stay open in it.
+        run: what it makes, for who has several made by one process; None = nothing that could be.
     """
 
     key: Any
@@ -26,6 +44,7 @@ class Process:
     environment: Mapping[str, str] = field(default_factory=dict)
     output: Path | None = None
     keep: tuple[int, ...] = ()
+    run: Run | None = None
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class StackedStep:
 
         def one(
             trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor, y: Tensor, index: Tensor, eps: Tensor,
-            kl: float | Tensor, capacity: float | Tensor | None,
+            kl: Any, capacity: float | Tensor | None,
         ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
             def losses(trained: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
                 at = {f"model.{name}": value for name, value in (trained | fixed).items()}
@@ -144,7 +144,7 @@ class StackedStep:
                 loss, inference, report = functional_call(losses_of, at, given)
                 return ((loss,) if inference is None else (loss, inference)), report
 
-            found, pull, report = vjp(losses, trained, has_aux=True)
+            found, pull, report = vjp(losses, trained, has_aux=True)  # pyright: ignore[reportAssignmentType]
             unit, none = torch.ones_like(found[0]), torch.zeros_like(found[0])
             if len(found) == 1:
                 return pull((unit,))[0], report

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import lightning as L
 import torch
@@ -26,12 +26,6 @@ from vaelab.training.step import OptimisationStep
 POLL = 0.2  # seconds between two looks for a signal while somebody works
 
 
-class Work(Protocol):
-    """What a member does in its thread."""
-
-    def __call__(self, seat: Seat) -> Any: ...
-
-
 class Together:
     """Carries out several works side by side, each until it has ended, however that is.
 
@@ -44,7 +38,7 @@ class Together:
 
     def __init__(
         self,
-        works: Sequence[Work],
+        works: Sequence[Callable[[Seat], Any]],
         stop: StopRequest,
         ended: Callable[[Seat], None] = lambda _: None,
         screen: TextIO | None = None,
@@ -140,7 +134,9 @@ class Seat(Callback):
         streams: standard output and error while it is its turn.
     """
 
-    def __init__(self, together: Together, place: int, work: Work, screen: TextIO | None = None) -> None:
+    def __init__(
+        self, together: Together, place: int, work: Callable[[Seat], Any], screen: TextIO | None = None
+    ) -> None:
         self.place, self.result, self.error, self.is_over = place, None, None, False
         self.stop: StopRequest | None = None
         self.asked: deque[MemberStep] = deque()
