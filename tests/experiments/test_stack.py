@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vaelab.experiments.resume import resume
+from vaelab.commands.resume import main as vae_resume
 from vaelab.experiments.stack import Member, Outcome, train_together
 from vaelab.experiments.train import train
-from vaelab.runs import RunDirectory, Status, read_manifest, read_status
+from vaelab.runs import RunDirectory, Status, read_manifest, read_status, write_status
+from vaelab.runs.companions import companions
 from vaelab.runs.equality import differences
 from vaelab.runs.metrics import read
 from vaelab.training import read_checkpoint
@@ -98,50 +100,63 @@ def structure(node: Any) -> Any:
     return type(node), shape
 
 
-def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal arrives within the stack's ``step``-th step."""
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of three members that were stopped by a signal within their 27th step."""
+    logs = tmp_path_factory.mktemp("logs")
     carry_out = StackedStep.__call__
 
     def stopping(self: StackedStep, own: Any) -> Any:
-        if own[0].number + 1 == step:
+        if own[0].number + 1 == 27:
             os.kill(os.getpid(), signal.SIGTERM)
         return carry_out(self, own)
 
-    monkeypatch.setattr(StackedStep, "__call__", stopping)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StackedStep, "__call__", stopping)
+        outcomes = train_together(members(logs))
+    assert [(outcome.exit_status, "vae-resume" in str(outcome.cause)) for outcome in outcomes] == [
+        (75, True)
+    ] * 3
+    return logs / "vae"
+
+
+def left(interrupted: Path, folder: Path) -> list[RunDirectory]:
+    """A copy of them, in their order."""
+    shutil.copytree(interrupted, folder / "vae")
+    found = [RunDirectory(path) for path in (folder / "vae").iterdir()]
+    return sorted(found, key=lambda run: stack_of(run)["member"])
 
 
 def test_all_members_stop_at_one_step_and_go_on_bit_for_bit(
-    stack: list[RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: list[RunDirectory], interrupted: Path, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch:
-        stopped_at(27, patch)
-        outcomes = train_together(members(tmp_path))
-    assert [outcome.exit_status for outcome in outcomes] == [75] * 3
-    left = sorted(tmp_path.glob("vae/*"), key=lambda path: stack_of(RunDirectory(path))["member"])
-    for path in left:
-        assert read_status(RunDirectory(path).status_file).status is Status.INTERRUPTED
-        assert read_checkpoint(RunDirectory(path).last_checkpoint)["global_step"] == 27
-    for run, other in zip(
-        runs(train_together([Member(directory=path) for path in left])), stack, strict=True
-    ):
+    there = left(interrupted, tmp_path)
+    for run in there:
+        assert read_status(run.status_file).status is Status.INTERRUPTED
+        assert read_checkpoint(run.last_checkpoint)["global_step"] == 27
+    assert vae_resume([str(there[1].path)]) == 0  # any of them will do
+    for run, other in zip(there, stack, strict=True):
         assert list(differences(run, other)) == []
+        assert read_manifest(run)["resumed"][0]["changed"] == []
 
 
 def test_a_member_goes_on_by_itself(
-    stack: list[RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: list[RunDirectory], interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        stopped_at(27, patch)
-        train_together(members(tmp_path))
-    (path,) = [path for path in tmp_path.glob("vae/*") if stack_of(RunDirectory(path))["member"] == 1]
-    run = RunDirectory(resume(path).directory)
+    first, run, last = left(interrupted, tmp_path)
+    assert vae_resume(["--solo", str(run.path)]) == 0
+    assert "trained 3 runs together -> by itself" in capsys.readouterr().out
     assert read_status(run.status_file).status is Status.COMPLETED
+    assert read_status(first.status_file).status is Status.INTERRUPTED
     for found, expected in zip(read(run.metrics_file), read(stack[1].metrics_file), strict=True):
         values = {k: v for k, v in expected.items() if not k.startswith("time/")}
         found = {k: found[k] for k in values}
         if expected["step"] <= 27:
             assert found == values
         assert found == pytest.approx(values, rel=1e-5, abs=1e-7)
+    assert companions(first) == [first, last]
+    write_status(last.status_file, Status.FAILED, exit_status=1)
+    assert companions(first) == [first]
 
 
 def test_a_member_that_diverges_fails_and_the_others_are_as_without_it(tmp_path: Path) -> None:

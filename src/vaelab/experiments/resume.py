@@ -49,6 +49,7 @@ def resume(
     data_dir: str | None = None,
     report: Report | None = None,
     callbacks: Sequence[Callback] = (),
+    stack: Mapping[str, Any] | None = None,
 ) -> Result:
     """Continue a run that was interrupted, killed or given up, or that failed, from its newest whole checkpoint, or from its first step where there is none.
 
@@ -60,6 +61,7 @@ def resume(
         data_dir: where its data lie; None = where they lay.
         report: as of :func:`vaelab.experiments.train.train`; None = whoever gave the run up is not asked again.
         callbacks: Lightning callbacks beside those that the configuration names.
+        stack: how many ``members`` go on together, for the record; None = this one by itself.
 
     Raises:
         SettingError: the run is complete or still going, its data or its parent are not what they were, or this machine lacks what it needs; nothing was written.
@@ -68,13 +70,17 @@ def resume(
     prepare_process()
     run = RunDirectory.open(directory)
     if not is_main_process():
-        return _resume(run, data_dir, report, callbacks)
+        return _resume(run, data_dir, report, callbacks, stack)
     with held(run.path, "carried out"):
-        return _resume(run, data_dir, report, callbacks)
+        return _resume(run, data_dir, report, callbacks, stack)
 
 
 def _resume(
-    run: RunDirectory, data_dir: str | None, report: Report | None, callbacks: Sequence[Callback]
+    run: RunDirectory,
+    data_dir: str | None,
+    report: Report | None,
+    callbacks: Sequence[Callback],
+    stack: Mapping[str, Any] | None,
 ) -> Result:
     config, manifest = stored_config(run), whole_manifest(run.manifest_file)
     if is_main_process():
@@ -98,7 +104,7 @@ def _resume(
     _cut_back(run, found)
 
     def begin(_: Secrets) -> None:
-        changed = _changed(manifest, trainer)
+        changed = _changed(manifest, trainer, stack)
         for line in wrong:
             print(f"not used: {line}")
         if instead is not None:
@@ -192,9 +198,14 @@ def _cut_back(run: RunDirectory, found: Found | None) -> None:
         run.evaluation_file.unlink(missing_ok=True)
 
 
-def _changed(manifest: dict[str, Any], trainer: Trainer) -> list[str]:
+def _changed(manifest: dict[str, Any], trainer: Trainer, stack: Mapping[str, Any] | None = None) -> list[str]:
     """What else than data and settings moves numbers, and is no longer as recorded."""
-    now = {**drift.as_of_now(), "precision": str(trainer.precision), **torch_record(trainer)}
+    now = {
+        **drift.as_of_now(),
+        "precision": str(trainer.precision),
+        "stack": stack,
+        **torch_record(trainer),
+    }
     rows = [
         drift.code_row(manifest, now, is_here(manifest, now["git"])),
         *drift.environment_rows(manifest, now),

@@ -74,7 +74,8 @@ def train_together(
     def work(number: int, member: Member) -> Callable[[Seat], Result]:
         def carry_out(seat: Seat) -> Result:
             if member.directory is not None:
-                return resume(member.directory, member.data_dir, callbacks=[seat])
+                these = {"members": len(members)}
+                return resume(member.directory, member.data_dir, callbacks=[seat], stack=these)
             assert member.config is not None
             stack = {"id": identity, "members": len(members), "member": number}
             return train(member.config, replace(member.request, stack=stack), [seat])

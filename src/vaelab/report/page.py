@@ -95,5 +95,7 @@ def _written(value: Any) -> Any:
     if value is None:
         return ""
     if type(value) is str:
+        if value.isprintable():  # megabytes of a picture
+            return value
         return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in value)
     return value

@@ -122,6 +122,9 @@ def device_rows(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Ro
         texts = [", ".join(f"{key}={side.get(key)}" for key in changed) for side in (known, found)]
         texts = texts if changed else [f"{len(known)} switches"] * 2
         rows.append(Row("determinism", texts[0], texts[1], Drift.COMPATIBLE if changed else Drift.SAME))
+    known, found = (together(m.get("stack")) for m in (recorded, here))
+    if known != found:
+        rows.append(Row("trained", known, found, Drift.COMPATIBLE))
     known, found = (m.get("variables") for m in (recorded, here))
     if known is not None and found is not None:
         names = sorted(key for key in {**known, **found} if known.get(key) != found.get(key))
@@ -129,6 +132,11 @@ def device_rows(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Ro
         texts = texts if names else [f"{len(known)} that change numbers"] * 2
         rows.append(Row("variables", texts[0], texts[1], Drift.COMPATIBLE if names else Drift.SAME))
     return rows
+
+
+def together(stack: Mapping[str, Any] | None) -> str:
+    """How many runs were trained as one model, in words; a product of several matrices at once rounds otherwise."""
+    return "by itself" if stack is None or stack["members"] == 1 else f"{stack['members']} runs together"
 
 
 def table(rows: Sequence[Row], title: str, names: tuple[str, str] = ("on record", "here")) -> Table:
