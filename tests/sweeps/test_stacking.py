@@ -30,6 +30,8 @@ Compose = Callable[..., dict[str, Any]]
         ("trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed: only 32-true and 64-true can be stacked"),
         ("optimizer.accumulate=2", "optimizer.accumulate=2: the steps of a stack have one part"),
         ("optimizer.samples_at_once=1", "optimizer.samples_at_once=1: the steps of a stack have one part"),
+        ("engine=graph", "engine=graph: only engine=eager can be stacked"),
+        ("engine.matmul=bf16", "engine.matmul=bf16: what holds for the whole process cannot be stacked"),
         *((f"model={name}", f"model={name}: {reason}") for name, reason in NO_STACK.items()),
     ],
 )  # fmt: skip
