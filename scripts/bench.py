@@ -1,6 +1,6 @@
 """Speed, as ratios to what the hardware could do: seconds of each variant, measured in turn in one process.
 
-    .venv/bin/python scripts/bench.py train|evaluate|sample|sweep [--repetitions 5] [--write docs/benchmarks.md]
+    .venv/bin/python scripts/bench.py train|evaluate|sample|sweep|stack|stacked_step [--repetitions 5] [--write docs/benchmarks.md]
 
 What else the machine does hits all variants alike; what counts are the ratios of medians.
 """
@@ -19,11 +19,20 @@ from types import ModuleType
 
 import bench_evaluate
 import bench_sample
+import bench_stack
+import bench_stacked_step
 import bench_sweep
 import bench_train
 from vaelab.commands.environment import let_threads_sleep
 
-BENCHMARKS = {"train": bench_train, "evaluate": bench_evaluate, "sample": bench_sample, "sweep": bench_sweep}
+BENCHMARKS = {
+    "train": bench_train,
+    "evaluate": bench_evaluate,
+    "sample": bench_sample,
+    "sweep": bench_sweep,
+    "stack": bench_stack,
+    "stacked_step": bench_stacked_step,
+}
 
 
 def main() -> int:

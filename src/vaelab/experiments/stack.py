@@ -10,11 +10,15 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import torch
+
 from vaelab.data import datasets
 from vaelab.errors import RunFailed, SettingError
 from vaelab.experiments.request import Request
 from vaelab.experiments.resume import resume
 from vaelab.experiments.train import Result, prepare_process, train
+from vaelab.runs import RunDirectory, read_manifest
+from vaelab.runs.environment import intra_op
 from vaelab.runs.interruption import RESUME_ME, Interrupted, StopRequest
 from vaelab.training.together import Seat, Together
 
@@ -68,6 +72,7 @@ def train_together(
         KeyboardInterrupt: a second Ctrl-C; those that still run can be gone on with.
     """
     prepare_process()
+    _as_many_threads(members)
     identity = token_hex(8)
     started, outcomes, stop = time.perf_counter(), [], StopRequest()
 
@@ -98,6 +103,16 @@ def train_together(
         except Interrupted:
             pass  # each member says so itself
     return outcomes
+
+
+def _as_many_threads(members: Sequence[Member]) -> None:
+    """Have the steps computed by as many threads as they were: sums of products depend on it."""
+    for member in members:
+        if member.directory is not None:
+            manifest = read_manifest(RunDirectory.open(member.directory))
+            if (threads := intra_op(manifest)) is not None:
+                torch.set_num_threads(threads)
+                return
 
 
 def _end(error: BaseException | None) -> tuple[int, str | None]:

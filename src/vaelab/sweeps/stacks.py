@@ -80,7 +80,7 @@ class Stacks:
         )
 
     def __str__(self) -> str:
-        return f"{self.pool}, up to {self.largest} jobs in each"
+        return f"in stacks of up to {self.largest}, {self.pool}"
 
     @property
     def free(self) -> int:
@@ -172,9 +172,11 @@ class Stacks:
                 self._submit(stack)
                 continue
             (one,) = stack
-            assert one.run is not None
-            self._say(f"not stacked: {one.run.name} has no other job like it")
             alone.append(one)
+        for group in alike.values():
+            assert group[0].run is not None
+            if len(group) == 1:
+                self._say(f"not stacked: {group[0].run.name} has no other job like it")
         for process in alone:
             self.pool.submit(process)
 

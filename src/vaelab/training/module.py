@@ -155,7 +155,9 @@ class VAEModule(L.LightningModule):
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         started = time.perf_counter()
         optimizer, sums = self.optimizers(), self._sums
-        carry_out = self._carry_out if self.seat is None else self.seat.carries_out(self._step, chunk, self.stop)
+        carry_out = (
+            self._carry_out if self.seat is None else self.seat.carries_out(self._step, chunk, self.stop)
+        )
         for step, index in enumerate(chunk.indices, start=chunk.first_step):
             if self.stop.requested and step > chunk.first_step and self.trainer.world_size == 1:
                 self.stop.obey()  # within a chunk nothing else is due
