@@ -251,7 +251,7 @@ def test_settings_that_are_wrong_together(refused: Refused, argv: tuple[str, ...
             ("score.name=val/elbo,val/foo",),
             f"score.name=val/foo: {VALIDATION} (did you mean 'val/elbo'?) (in 1 of 2 jobs, as in score.name=val/foo)",
         ),
-        (("latent_dim=2,3", "sweep.retries=2"), "sweep.retries=2: unknown setting; sweep has name, objectives, pruner, pruner_options, retry, sampler, sampler_options, seed, slots, storage, threads, trials (did you mean 'sweep.retry'?)"),
+        (("latent_dim=2,3", "sweep.retries=2"), "sweep.retries=2: unknown setting; sweep has name, objectives, pruner, pruner_options, retry, sampler, sampler_options, seed, slots, stack_size, storage, threads, trials (did you mean 'sweep.retry'?)"),
         (("latent_dim=2,3", "sweep.retry=-1"), "sweep.retry=-1: must be an integer >= 0"),
         (("latent_dim=2,3", "sweep.slots=0"), "sweep.slots=0: must be a positive integer or null"),
         (("latent_dim=2,3", "sweep.name=a/b"), "sweep.name=a/b: must be text that can name one directory, without separators"),
