@@ -188,7 +188,7 @@ def test_every_picture_of_a_model_has_words_of_its_own_on_each_of_its_pages(run)
         picture(run.figures / f"{name}.png")
     words = {one.attributes["alt"] for one in page_of(run).all("img")}
     assert len(words) == len(PICTURES) + 1, "the pages of one picture share them"
-    assert [text for text in words if text.startswith("Picture ")] == ["Picture odd 2 of this run"]
+    assert [text for text in words if str(text).startswith("Picture ")] == ["Picture odd 2 of this run"]
     titles = [one.text for one in page_of(run).all("h3")]
     at = titles.index("Traversal")
     assert titles[at : at + 2] == ["Traversal", "Traversal, page 2"]

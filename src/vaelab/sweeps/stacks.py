@@ -261,7 +261,9 @@ def heard(told: Mapping[str, Any]) -> tuple[dict[str, Any], Request | None, Path
     """What :func:`told` has said: configuration, request, directory."""
     request, directory = told["request"], told["directory"]
     if request is not None:
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in request.items()}
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in request.items()
+        }
         for key in ("parent", "note"):
             given[key] = None if given[key] is None else Path(given[key])
         request = Request(**given)
