@@ -78,11 +78,14 @@ def save(figure: Figure, path: Path | str) -> Path:
 
 
 def raster(figure: Figure) -> Array:
-    """The picture as it would be written, ``[H, W, 3]``, uint8."""
+    """The picture as it would be written, ``[H, W, 3]``, uint8. The figure is empty afterwards: figures refer to themselves, and would keep megabytes each until they are collected."""
     with matplotlib.rc_context(STYLE):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        del canvas.renderer
+        figure.clear()
+        return picture
 
 
 def blank(width: float, height: float) -> Figure:
