@@ -79,7 +79,9 @@ def test_each_member_leaves_what_its_run_by_itself_leaves(stack: list[RunDirecto
         fingerprints = [m["fingerprint"]["loss"] for m in (mine, its)]
         assert fingerprints[0] == pytest.approx(fingerprints[1], rel=1e-5)
         assert read_status(run.status_file).status is Status.COMPLETED
-        assert "number card" in run.console_file.read_text()
+        shown = run.console_file.read_text()
+        assert f"trained as member {place} of 3 runs together\n" in shown
+        assert shown.count("number card") == 1
 
 
 def stack_of(run: RunDirectory) -> dict[str, Any]:

@@ -94,8 +94,9 @@ def test_a_stack_whose_sweep_is_killed_in_real_processes(tmp_path: Path) -> None
     )
     long = (
         *small,
-        "trainer.max_epochs=150",
-        "checkpoints.every_n_steps=5",
+        "trainer.max_epochs=12",
+        "data.batch_size=64",
+        "sweep.threads=1",
         "callbacks=none",
         "sweep.slots=1",
     )

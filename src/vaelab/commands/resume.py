@@ -58,8 +58,11 @@ def _go_on_together(runs: Sequence[RunDirectory], data_dir: str | None) -> int:
     from vaelab.experiments.stack import Member, Outcome, train_together  # seconds to import
 
     def say(outcome: Outcome) -> None:
-        cause = "completed" if outcome.cause is None else outcome.cause
-        print(f"{runs[outcome.member].path}: {cause}  {outcome.seconds:.0f} s", flush=True)
+        directory = runs[outcome.member].path
+        if outcome.cause is None:
+            print(f"{outcome.seconds:.0f} s  {directory}", flush=True)
+        else:
+            print(f"vae-resume: {directory}: {outcome.cause}", file=sys.stderr, flush=True)
 
     outcomes = train_together([Member(directory=run.path, data_dir=data_dir) for run in runs], say)
     statuses = {outcome.exit_status for outcome in outcomes}

@@ -37,6 +37,7 @@ from vaelab.runs import (
     Secrets,
     code_record,
     complete_manifest,
+    drift,
     read_arrays,
     read_manifest,
     start_manifest,
@@ -139,6 +140,8 @@ def train(
         if request.fallback_reason is not None:
             Console().print(banner(request.fallback_reason))
         _say_what_runs(parts, trainer, run)
+        if request.stack is not None:
+            print(f"trained as member {request.stack['member']} of {drift.together(request.stack)}")
         if parent is not None:
             Console().print(descent(parts, parent))
 

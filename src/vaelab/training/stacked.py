@@ -52,7 +52,8 @@ class StackedStep:
         self._steps: tuple[OptimisationStep, ...] = ()
         self._trained: dict[str, Tensor] = {}
         self._fixed: dict[str, Tensor] = {}
-        self._used: tuple[str, ...] = ()
+        self._parameters: list[dict[str, nn.Parameter]] = []  # of each member, those that are trained
+        self._used: frozenset[str] = frozenset()
 
     def __call__(self, members: Sequence[MemberStep]) -> list[Tensor]:
         """What each member's step reports, as :meth:`vaelab.training.step.OptimisationStep.__call__` does."""
@@ -78,9 +79,8 @@ class StackedStep:
         self._begun = True
         reports = []
         for place, (one, at) in enumerate(zip(members, scheduled, strict=True)):
-            parameters = dict(one.step.model.named_parameters())
-            for name in self._trained:
-                parameters[name].grad = gradients[name][place] if name in self._used else None
+            for name, parameter in self._parameters[place].items():
+                parameter.grad = gradients[name][place] if name in self._used else None
             reports.append(one.step.conclude(totals[place], at, one.optimizer))
         return reports
 
@@ -95,9 +95,12 @@ class StackedStep:
             for place, own in enumerate(parameters):
                 own[name].data = stacked[place]
             (self._trained if parameter.requires_grad else self._fixed)[name] = stacked
+        self._parameters = [
+            {name: p for name, p in own.items() if name in self._trained} for own in parameters
+        ]
         buffers = [dict(model.named_buffers()) for model in models]
         self._fixed |= {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
-        self._used = self._with_gradient(first)
+        self._used = frozenset(self._with_gradient(first))
         self._steps = tuple(one.step for one in members)
 
     def _with_gradient(self, member: MemberStep) -> tuple[str, ...]:
