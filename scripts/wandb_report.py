@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vaelab.training.loggers import AXIS, wandb_key
+from vaelab.runs.wandb import wandb_key
+from vaelab.training.loggers import AXIS
 
 WIDTH, HEIGHT = 12, 8  # of a panel, where the whole page has 24 across
 

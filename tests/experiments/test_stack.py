@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from offline import ended
 from vaelab.commands.resume import main as vae_resume
 from vaelab.experiments.stack import Member, Outcome, train_together
 from vaelab.experiments.train import train
@@ -181,3 +183,15 @@ def test_a_member_that_is_refused_keeps_nobody_from_training(tmp_path: Path) -> 
     assert [outcome.exit_status for outcome in outcomes] == [0, 2]
     assert str(outcomes[1].cause).startswith("data.train_size=100000: ")
     assert len(list((tmp_path / "vae").iterdir())) == 1
+
+
+def test_each_member_has_its_own_run_of_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    short = ("logger=wandb", "trainer.max_epochs=1", "callbacks=none")
+    for run in runs(train_together(members(tmp_path, *short, of=(("seed=0",), ("seed=1",))))):
+        (folder,) = (run.path / "wandb").glob("offline-run-*")
+        tracked = ended(folder)
+        assert tracked.exit_codes == [0]
+        assert tracked.config["seed"] == json.dumps(read_manifest(run)["seed"]), tracked.config
+        logged = [json.loads(row["train/loss"]) for row in tracked.rows if "train/loss" in row]
+        assert logged == [row["train/loss"] for row in read(run.metrics_file) if "train/loss" in row]

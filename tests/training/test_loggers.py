@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from offline import ended
 from vaelab import figures
 from vaelab.runs import RunDirectory
+from vaelab.runs.wandb import wandb_mode
 from vaelab.training import loggers
 from vaelab.training.loggers import (
     AXIS,
@@ -35,7 +36,6 @@ from vaelab.training.loggers import (
     open_wandb,
     record_files,
     upload_line,
-    wandb_mode,
 )
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)

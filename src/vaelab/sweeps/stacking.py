@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from vaelab.runs.wandb import wandb_mode
 
 #: settings in which the members of a stack may differ: what goes into the noise, what each member's own optimizer and schedules do, what it is called
 MAY_DIFFER = ("seed", "name", "tags", "optimizer", "schedule", "objective.beta", "data.label_seed", "sweep")
@@ -27,8 +30,8 @@ def why_not(config: Mapping[str, Any]) -> str | None:
     """
     trainer, optimizer, engine = config["trainer"], config["optimizer"], config["engine"]
     model = str(config["model"].get("_target_", "")).rpartition(".")[2]
-    if config["logger"]["name"] == "wandb":
-        return "logger=wandb has one run a process; logger=csv and logger=none can be stacked"
+    if config["logger"]["name"] == "wandb" and wandb_mode(os.environ) == "online":
+        return "logger=wandb online: one run that waits for the server would end those of all; with WANDB_MODE=offline, logger=csv or logger=none they can be stacked"
     if trainer["devices"] not in (1, "1", [0]) or trainer["num_nodes"] != 1:
         return f"trainer.devices={trainer['devices']}: a stack computes on one device"
     if trainer["strategy"] != "auto":

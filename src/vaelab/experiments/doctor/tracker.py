@@ -11,7 +11,8 @@ from typing import Any
 from vaelab.data.sources import host, reason
 from vaelab.experiments.assembly import COPYING
 from vaelab.experiments.doctor.finding import Finding, note, ok, wrong
-from vaelab.training.loggers import ONLINE_SECONDS, wandb_key, wandb_mode, wandb_server
+from vaelab.runs.wandb import wandb_key, wandb_mode, wandb_server
+from vaelab.training.loggers import ONLINE_SECONDS
 
 ALWAYS = "metrics.csv holds every number in any case"
 
