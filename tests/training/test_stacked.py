@@ -151,3 +151,27 @@ def test_a_stack_of_one_is_the_run_by_itself() -> None:
     own, alone = members(DEFAULT, (1.0,)), members(DEFAULT, (1.0,))
     assert carried_out(2, own, StackedStep()) == carried_out(2, alone, None)
     assert len(REPORT) == 5
+
+
+def test_a_parameter_that_the_loss_does_not_depend_on_is_left_alone() -> None:
+    own = members(DEFAULT)
+    for one in own:
+        one.step.model.register_parameter("of_no_use", torch.nn.Parameter(torch.ones(3)))
+        one.optimizer.add_param_group({"params": [one.step.model.of_no_use]})
+        one.step.parameters.append(one.step.model.of_no_use)
+    carried_out(2, own, StackedStep())
+    for one in own:
+        assert one.step.model.of_no_use.tolist() == [1, 1, 1], "it has shrunk by the weight decay"
+        assert one.step.model.of_no_use.grad is None
+
+
+def test_what_cannot_be_stacked_is_carried_out_one_by_one() -> None:
+    """As a part of somebody's own, of which nobody knew beforehand."""
+    own, alone = members(DEFAULT), members(DEFAULT)
+    for one in [*own, *alone]:
+        encoder = one.step.model.encoder
+        encoder.register_forward_hook(lambda module, given, found: found if found.sum().item() else found)
+    stack = StackedStep()
+    assert carried_out(2, own, stack) == carried_out(2, alone, None)
+    assert stack.apart is not None
+    assert "vmap" in stack.apart
