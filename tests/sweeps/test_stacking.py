@@ -143,6 +143,7 @@ def test_each_member_is_collected_as_it_ends_and_the_others_with_their_process(
     assert made.collect() == [Ended(1, 17, 2, 3.0, "vae-train: model=x: no")]
     assert made.collect() == []
     assert set(made.running) == {0, 2}
+    assert made.free == 0
     pool.ended = [Ended(stack.key, 17, -9, 4.0, "killed by SIGKILL (out of memory?)")]
     pool.submitted.clear()
     results.write_text(json.dumps(said) + "\n" + json.dumps({**said, "member": 2, "exit_status": 0, "cause": None}) + "\n")  # fmt: skip
@@ -168,3 +169,20 @@ def test_the_models_that_cannot_be_stacked_are_those_that_are_shipped() -> None:
     assert all(
         yaml.safe_load((Path(__file__).parents[2] / f"configs/model/{n}.yaml").read_text()) for n in NO_STACK
     )
+
+
+def test_a_stack_whose_members_have_all_ended_leaves_its_slot(tmp_path: Path, compose: Compose) -> None:
+    """A search asks for free slots, and has nothing to collect by then."""
+    config = compose("logger=none")
+    made, pool = stacks(1, 2)
+    for key in range(2):
+        made.submit(process(tmp_path, config, key))
+    made.collect()
+    results = Path(pool.submitted[0].argv[3]).with_suffix(".ended")
+    said = [{"member": n, "pid": 17, "exit_status": 0, "cause": None, "seconds": 3.0} for n in range(2)]
+    results.write_text("".join(json.dumps(one) + "\n" for one in said))
+    assert made.free == 0
+    assert [one.key for one in made.collect()] == [0, 1]
+    assert made.free == 2
+    made.submit(process(tmp_path, config, 2))
+    assert made.free == 1

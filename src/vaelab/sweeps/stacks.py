@@ -86,7 +86,13 @@ class Stacks:
     def free(self) -> int:
         """Jobs that would be started at once."""
         stacked = len(self._held) - self._alone
-        return max(0, (self.pool.free - self._alone) * self.largest - stacked)
+        return max(0, (self._slots - self._alone) * self.largest - stacked)
+
+    @property
+    def _slots(self) -> int:
+        """Those that are free, or in a moment: the process of a stack ends when its last member has."""
+        ending = sum(len(stack.ended) == len(stack.members) for stack in self._stacks.values())
+        return self.pool.free + ending
 
     @property
     def running(self) -> dict[Any, float]:
@@ -142,7 +148,7 @@ class Stacks:
         self._forget_held()
         self.pool.close()
         for stack in self._stacks.values():
-            _remove(stack)
+            _remove(stack, but_output=len(stack.ended) < len(stack.members))
         self._stacks.clear()
 
     def _forget_held(self) -> None:
@@ -161,7 +167,7 @@ class Stacks:
                 assert process.run is not None
                 alike.setdefault(likeness(process.run.config), []).append(process)
         self._forget_held()
-        slots = max(1, self.pool.free - len(alone))
+        slots = max(1, self._slots - len(alone))
         stacks = [
             stack
             for group in alike.values()
@@ -234,7 +240,7 @@ class Stacks:
         return found
 
 
-def _remove(stack: _Stack, *, but_output: bool = True) -> None:
+def _remove(stack: _Stack, *, but_output: bool) -> None:
     for path in (stack.task, stack.results, *([] if but_output else [stack.task.with_suffix(".txt")])):
         path.unlink(missing_ok=True)
 
