@@ -1,6 +1,6 @@
 """Speed, as ratios to what the hardware could do: seconds of each variant, measured in turn in one process.
 
-    .venv/bin/python scripts/bench.py train|evaluate|sample|sweep|stack|stacked_step [--repetitions 5] [--write docs/benchmarks.md]
+    .venv/bin/python scripts/bench.py WHAT [--repetitions 5] [--write docs/benchmarks.md]
 
 What else the machine does hits all variants alike; what counts are the ratios of medians.
 """
@@ -17,15 +17,27 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
+import bench_cost
+import bench_engines
 import bench_evaluate
+import bench_importance
+import bench_matmul
+import bench_memory
 import bench_sample
 import bench_stack
 import bench_stacked_step
+import bench_start
 import bench_sweep
 import bench_train
 from vaelab.commands.environment import let_threads_sleep
 
 BENCHMARKS = {
+    "cost": bench_cost,
+    "engines": bench_engines,
+    "importance": bench_importance,
+    "matmul": bench_matmul,
+    "memory": bench_memory,
+    "start": bench_start,
     "train": bench_train,
     "evaluate": bench_evaluate,
     "sample": bench_sample,
