@@ -34,7 +34,7 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
         script = Path(folder) / "vae-train"
         script.write_text(
             "import sys\nfrom vaelab.commands import train\ntask = train.task\n"
-            f"def patched(*rest):\n    exec({FIRST_STEP!r})\n    return task(*rest)\n"
+            f"def patched(*rest):\n    exec({FIRST_STEP!r}, {{}})\n    return task(*rest)\n"
             "train.task = patched\nsys.exit(train.main())\n"
         )
         commands = {
