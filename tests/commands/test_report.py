@@ -32,6 +32,7 @@ def test_it_writes_pages_and_says_where(run: Path, capsys: pytest.CaptureFixture
     "words, said",
     [
         (["logs/b"], "DIR=logs/b: no such run directory"),
+        (["logs/a", "logs/b"], "DIR=logs/b: no such run directory"),
         (["logs", "logs/a", "--output", "x.html"], "--output=x.html: is one file, and takes one directory"),
         (["logs/a", "--output", "none/x.html"], "--output=none/x.html: the page cannot be written"),
         (["--opne", "logs/a"], "did you mean '--open'?"),
@@ -48,6 +49,7 @@ def test_what_is_wrong_is_said_in_a_line(
     assert (status, captured.out) == (2, "")
     assert said in captured.err
     assert len(captured.err.splitlines()) == 1
+    assert not list(Path().rglob("*.html"))
 
 
 def test_a_page_that_cannot_be_made_is_said_and_raises_nothing(

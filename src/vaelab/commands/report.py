@@ -20,8 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         directories = [Path(directory) for directory in arguments.directories]
         if arguments.output is not None and len(directories) > 1:
             raise SettingError("--output", arguments.output, "is one file, and takes one directory")
-        from vaelab.report import report  # what it needs costs 0.2 s: not for --help
+        from vaelab.report import opened, report  # what it needs costs 0.2 s: not for --help
 
+        for directory in directories:
+            opened(directory)  # what is wrong with one is said before any page is written
         for directory in directories:
             page = report(directory, arguments.output)
             print(_printable(str(page)), flush=True)

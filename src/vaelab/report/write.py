@@ -28,14 +28,10 @@ def report(directory: Path | str, output: Path | str | None = None) -> Path:
     """
     directory = Path(directory)
     path = directory / NAME if output is None else Path(output)
-    if is_run(directory):
-        found = RunDirectory.open(directory, "DIR")
+    found = opened(directory)
+    if found is not None:
         content, room = run.content(found, from_here(directory)), MOST
     else:
-        if not directory.is_dir():
-            RunDirectory.open(directory, "DIR")  # says what is wrong with it, and which one was meant
-        if not any(True for _ in find_runs(directory)) and not (directory / "sweep.json").is_file():
-            raise SettingError("DIR", directory, "holds no run (one has manifest.json)")
         content, room = runs.content(directory, path.parent, from_here(directory)), None
     text = page.render(content, room)
     try:
@@ -44,6 +40,19 @@ def report(directory: Path | str, output: Path | str | None = None) -> Path:
         setting, received = ("DIR", directory) if output is None else ("--output", path)
         raise SettingError(setting, received, f"the page cannot be written ({error})") from None
     return path
+
+
+def opened(directory: Path) -> RunDirectory | None:
+    """The run of a directory; None of a sweep or a folder of runs.
+
+    Raises:
+        SettingError: of ``DIR``: there is neither.
+    """
+    if is_run(directory) or not directory.is_dir():
+        return RunDirectory.open(directory, "DIR")  # says what is wrong with it, and which one was meant
+    if not any(True for _ in find_runs(directory)) and not (directory / "sweep.json").is_file():
+        raise SettingError("DIR", directory, "holds no run (one has manifest.json)")
+    return None
 
 
 def try_to_report(directory: Path) -> None:
