@@ -152,6 +152,15 @@ def test_learning_curves_draw_what_was_logged_and_mark_the_selected_step():
     assert [t.get_text() for t in axes[1].texts] == ["not logged"]
 
 
+def test_of_a_short_training_learning_curves_have_whole_steps_and_whole_values():
+    rows = [{"step": s, "train/elbo": -46.79 - s / 1e4} for s in (15, 30)]
+    figure = figures.learning_curves(rows)
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    assert all(tick.is_integer() for tick in axis.get_xticks())
+    assert axis.yaxis.get_offset_text().get_text() == ""
+
+
 def test_rates_are_sorted_and_named_by_their_dimension():
     axes = figures.rate_per_dimension([0.5, 2.0, 0.0, 1.0], [True, True, False, True]).axes[0]
     boxes = [bar.get_extents().transformed(axes.transData.inverted()) for bar in axes.patches]

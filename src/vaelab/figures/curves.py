@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vaelab.figures.style import FAINT, GRID, STYLE, TRAIN, VAL, blank
 
@@ -46,6 +47,10 @@ def learning_curves(rows: Sequence[Mapping[str, float]], best_step: float | None
                 axes.axvline(best_step, color=FAINT, linestyle="--", linewidth=1, label="selected", zorder=1)
             axes.set_title(f"{metric} (nats per image)", loc="left")
             axes.set_xlabel("optimizer step")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))  # no half steps
+            axes.ticklabel_format(
+                axis="y", useOffset=False
+            )  # the value itself, not its distance from another one
             axes.grid(axis="y", color=GRID, linewidth=0.7)
             axes.set_axisbelow(True)
             if late and i == 0:
