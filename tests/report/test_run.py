@@ -13,6 +13,7 @@ from vaelab.errors import SettingError
 from vaelab.report import MOST, NAME, report
 from vaelab.report.charts import literal
 from vaelab.runs import MetricsWriter, RunDirectory, Status, read_json, write_json, write_yaml
+from vaelab.runs.cards import write_cards
 from vaelab.runs.status import write_status
 
 VALUES = [-90.0, -92.0, -97.0, -130.0]
@@ -83,6 +84,18 @@ def test_numbers_stand_with_their_errors_and_estimator_and_never_beside_another_
     assert "test · 4 images · grey-bce This is no log-likelihood" in grey
     assert "-102.25" not in grey
     assert "98.75" not in grey
+
+
+def test_accuracy_beside_a_likelihood_of_the_same_protocol_is_no_other_protocol(run):
+    notice = "Numbers of several protocols"
+    assert notice in page_of(run).text  # nll and grey-bce
+    accuracy = dataclasses.replace(
+        ELBO, metric="accuracy", estimator="classifier", value=0.75, units="accuracy"
+    )
+    write_cards(run.evaluation_file, [ELBO, accuracy])
+    text = page_of(run).text
+    assert "0.75" in text
+    assert notice not in text
 
 
 def test_curves_say_in_words_where_they_end_and_what_does_not_change(run):
