@@ -48,7 +48,19 @@ def test_a_folder_with_everything_in_it(tmp_path: Path) -> None:
         "cut and resized to 16 x 16: 1 of 20 x 30",
         "in colour, made grey: 1",
     )
-    assert read("images", tmp_path, tmp_path, (3, 16, 16), 256).x.shape == (3, 3, 16, 16)
+    found = read("images", tmp_path, tmp_path, (3, 16, 16), 256)
+    assert found.x.shape == (3, 3, 16, 16)
+    assert found.notes[1:] == ("grey, given three equal channels: 2",)
+
+
+def test_what_shows_through_is_white_and_said(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:8, :, 3] = 255  # black above, nothing below
+    png(tmp_path / "a.png", pixels)
+    found = read("images", tmp_path, tmp_path, (1, 16, 16), 256)
+    assert (found.x[0, 0, :8] == 0).all()
+    assert (found.x[0, 0, 8:] == 255).all()
+    assert found.notes == ("in colour, made grey: 1", "with transparency, laid on white: 1")
 
 
 def test_the_identity_is_that_of_what_is_in_the_files(tmp_path: Path) -> None:

@@ -139,12 +139,15 @@ def _changes(files: Sequence[folder.ImageFile], shape: tuple[int, int, int]) -> 
 
     channels, height, width = shape
     sizes: Counter[str] = Counter()
-    coloured = 0
+    coloured = grey = transparent = 0
     for file in files:
         with Image.open(file.path) as image:  # reads the header
             if image.size != (width, height):
                 sizes[f"{image.width} x {image.height}"] += 1
-            coloured += channels == 1 and image.mode not in ("1", "L", "I", "I;16", "LA")
+            is_grey = image.mode in ("1", "L", "I", "I;16", "LA")
+            coloured += channels == 1 and not is_grey
+            grey += channels == 3 and is_grey
+            transparent += image.has_transparency_data
     notes = []
     if sizes:
         shown = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(3))
@@ -152,6 +155,10 @@ def _changes(files: Sequence[folder.ImageFile], shape: tuple[int, int, int]) -> 
         notes.append(f"cut and resized to {width} x {height}: {shown}{more}")
     if coloured:
         notes.append(f"in colour, made grey: {coloured}")
+    if grey:
+        notes.append(f"grey, given three equal channels: {grey}")
+    if transparent:
+        notes.append(f"with transparency, laid on white: {transparent}")
     return notes
 
 
