@@ -321,6 +321,7 @@ def test_grey_cross_entropy_is_no_likelihood_and_training_images_are_no_validati
     said = capsys.readouterr().out
     assert "no importance: a bound labelled grey-bce is no log-likelihood" in said
     assert "calibrated on training images" in said
+    assert "of what does not belong" not in said  # there is no such column yet
     detector = json.loads((folder / "detection.json").read_text())["detector"]
     assert detector["scores"] == ["elbo", "distortion", "typicality", "rate_typicality", "regret"]
     assert (detector["label"], detector["split"]) == ("grey-bce", "train")

@@ -223,7 +223,9 @@ def test_what_has_no_meaning_is_left_out_with_a_reason_and_the_rest_is_drawn(
     from vaelab.training import draw
 
     drawn = artist(make(compose, *overrides))
-    assert set(drawn.undrawable()) == {*missing, "analogies"}
+    reasons = drawn.undrawable()
+    assert set(reasons) == {*missing, "analogies"}
+    assert ("told the class" in reasons["analogies"]) == ("model=conditional" in overrides)
     names = {"samples", "reconstructions", "traversal", "interpolation", "arithmetic", "manifold", "latents"}
     assert draw(drawn, [], None).keys() - {"traversal_2"} == names - missing
 

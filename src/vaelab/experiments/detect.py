@@ -569,6 +569,9 @@ def _show(result: Mapping[str, Any]) -> None:
             texts = (f"{auroc['value']:.3f}", f"{auroc['low']:.3f}-{auroc['high']:.3f}", *numbers, *shares)
             grid.add_row(_marked(name, detector), *map(Text, texts))
     console.print(grid)
+    if result["against"] is None:
+        print(f"* decides; bound: {detector['label']}")
+        return
     print(f"* decides; flagged: scores above a threshold for {percent} of what belongs, from")
     print(
         f"{detector['num_images']} images of split {detector['split']}; of those: of what does not belong; bound: {detector['label']}"

@@ -330,7 +330,11 @@ class Artist:
         if self.code_dim != 2:
             reasons["manifold"] = f"the code has {self.code_dim} dimensions, and a plane has 2"
         if not self.model.infers_labels:
-            reasons["analogies"] = "labels are no variable of this model"
+            reasons["analogies"] = (
+                "this model is told the class, and does not infer it"
+                if self.model.num_classes
+                else "labels are no variable of this model"
+            )
         if self.model.num_classes:
             reasons["arithmetic"] = "this model is told the class, so its code does not have to hold it"
         elif self.data.num_classes == 0 or len(self.data.labels("test").unique()) < 2:
