@@ -461,6 +461,16 @@ def test_a_flow_has_no_mean_and_its_code_is_that_at_zero_noise(
     assert "z at zero noise, as q(z|x) has no known mean" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("setting", ["num_images", "resamples", "confidence"])
+def test_what_only_a_calibration_has_is_refused_where_there_is_none(
+    trained: Trained, setting: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, task = trained(), detect_command.task
+    argv = [f"run={run}", "images=digits", f"{setting}=0.5" if setting == "confidence" else f"{setting}=200"]
+    assert entry.run("detect", task, argv=argv) == 2
+    assert f"{setting}={argv[-1].partition('=')[2]}: belongs to the calibration" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["encode", "detect"])
 def test_the_commands_refuse_in_one_line(
     command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
