@@ -34,7 +34,10 @@ def test_it_writes_pages_and_says_where(run: Path, capsys: pytest.CaptureFixture
         (["logs/b"], "DIR=logs/b: no such run directory"),
         (["logs/a", "logs/b"], "DIR=logs/b: no such run directory"),
         (["logs", "logs/a", "--output", "x.html"], "--output=x.html: is one file, and takes one directory"),
-        (["logs/a", "--output", "none/x.html"], "--output=none/x.html: the page cannot be written"),
+        (
+            ["logs/a", "--output", "none/x.html"],
+            "--output=none/x.html: the page cannot be written (No such file or directory)",
+        ),
         (["--opne", "logs/a"], "did you mean '--open'?"),
     ],
 )

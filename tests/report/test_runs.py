@@ -182,6 +182,16 @@ def test_values_without_a_place_have_none():
     assert sorted(map(str, heights)) == ["[0.0, None, None]", "[1.0, 0.5, None]", "[None, 0.5, None]"]
 
 
+def test_labels_of_an_axis_do_not_lie_on_each_other():
+    def labels(*own):
+        chart = parallel("", [("a", own), ("b", own)], range(len(own)), "", "")
+        return [note["text"] for note in chart.layout["annotations"] if note["x"] == 0][1:]
+
+    assert labels(0.0, 49.0, 50.0, 99.0, 100.0) == ["0", "49", "100"]
+    assert labels(3.0, 3.0) == ["3"]
+    assert labels(1.0, 2.0) == ["1", "2"]
+
+
 def test_the_lowest_is_best_where_less_is_better():
     chart = trials("", "", [0, 2, 3, 4], [3.0, 1.0, float("nan"), 2.0], "min", "")
     assert chart.data[0]["x"] == [0, 2, 3, 4]

@@ -17,6 +17,8 @@ MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross
 DASHES = ("solid", "dash", "dot", "dashdot")
 MOST_POINTS = 1_000  # of a curve
 FIFTHS = ("best fifth", "second", "third", "fourth", "last fifth")
+#: least distance of the labels of an axis of length one: a line of them is 16 pixels high, and the axis about 290
+APART = 0.06
 
 
 @dataclass(frozen=True)
@@ -370,7 +372,7 @@ def _axis(found: Sequence[Any]) -> tuple[dict[str, Any], Any]:
 
 
 def _heights(own: Sequence[Any]) -> tuple[list[float | None], list[tuple[float, str]]]:
-    """From 0 to 1 where each value stands on its axis, and the labels of the axis."""
+    """From 0 to 1 where each value stands on its axis, and the labels of the axis, none on another one."""
     known = [v for v in own if _has_place(v)]
     if known and all(is_number(v) for v in known):
         log = evener_in_log(known)
@@ -381,7 +383,11 @@ def _heights(own: Sequence[Any]) -> tuple[list[float | None], list[tuple[float, 
             return 0.5 if low == high else (scale(v) - scale(low)) / (scale(high) - scale(low))
 
         levels = sorted({*known})
-        shown = levels if len(levels) <= 6 else [low, high]
+        shown = levels[:1]
+        for level in levels[1:-1] if len(levels) <= 6 else []:
+            if place(level) - place(shown[-1]) >= APART and 1 - place(level) >= APART:
+                shown.append(level)
+        shown += levels[1:][-1:]
         labels = [(place(v), f"{v:.5g}") for v in shown]
     else:
         names = list(dict.fromkeys(_shown(v) for v in sorted(known, key=order)))

@@ -38,7 +38,9 @@ def report(directory: Path | str, output: Path | str | None = None) -> Path:
         write_atomically(path, text.encode(errors="replace"))  # a file's name may be no text
     except OSError as error:
         setting, received = ("DIR", directory) if output is None else ("--output", path)
-        raise SettingError(setting, received, f"the page cannot be written ({error})") from None
+        raise SettingError(
+            setting, received, f"the page cannot be written ({error.strerror or error})"
+        ) from None
     return path
 
 
