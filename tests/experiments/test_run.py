@@ -433,6 +433,9 @@ def test_a_run_that_diverged_has_failed_and_says_what_helps(compose: Compose, tm
     (run,) = (tmp_path / "logs" / "far").iterdir()
     assert read_status(run / "status.json").status == "failed"
     assert not (run / "evaluation.json").exists()
+    with pytest.raises(RunFailed, match=r"far/.*: elbo of 360 of 360 images is not finite: the run diverged"):
+        evaluate(compose(f"run={run}", "estimator=elbo", config_name="evaluate"))
+    assert not (run / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])

@@ -19,7 +19,7 @@ from rich.console import Console
 from vaelab import figures
 from vaelab.build import build
 from vaelab.data.protocol import BINARIZE
-from vaelab.errors import SettingError, choice
+from vaelab.errors import RunFailed, SettingError, choice
 from vaelab.evidence import Estimator
 from vaelab.experiments.assembly import Parts, build_trainer
 from vaelab.experiments.cards import add_cards, card
@@ -76,7 +76,7 @@ def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> lis
 
     Raises:
         SettingError: an option that no evaluation could follow; nothing was written.
-        vaelab.errors.RunFailed: it was interrupted; what is done is kept.
+        vaelab.errors.RunFailed: it was interrupted, and what is done is kept; or a number of an image is not finite.
     """
     refuse_tasks("vae-evaluate")
     check_evaluation(options)
@@ -202,7 +202,10 @@ def _measured(
             seconds = measure(parts, ready.trainer, per_image)
             if not is_main_process():
                 return [], []
-        new = make_cards(parts, per_image, ready.protocol, seconds, stored.warning)
+        try:
+            new = make_cards(parts, per_image, ready.protocol, seconds, stored.warning)
+        except FloatingPointError as error:
+            raise RunFailed(f"{stored.run.path}: {error}") from None
         write_cards(cards_file, new)
         return new, [per_image]
 
