@@ -259,6 +259,10 @@ def test_interpolation_and_arithmetic_of_what_is_named(finished: Result, compose
         ({"what": ["npz", "sample"]}, r"what=sample: .*did you mean 'samples'"),
         ({"what": []}, r"what=\[\]: must be all"),
         ({"num_samples": 0}, r"num_samples=0: must be a positive integer"),
+        (
+            {"num_samples": 10**18},
+            r"num_samples=10+: they take 256,000,000,000\.0 GB in float32, and .* free",
+        ),
         ({"single_images": -1}, r"single_images=-1: must be a positive integer"),
         ({"pixels": "draws"}, r"pixels=draws: must be one of mean, drawn"),
         ({"dtype": "int8"}, r"dtype=int8: must be one of float32, uint8"),
@@ -343,11 +347,11 @@ def test_a_conditional_model_is_sampled_by_label_and_a_run_without_frames_says_s
         result = train(compose(*settings, "model=conditional", "estimator=elbo"))
     assert not (result.directory / "frames").exists()
     assert not (result.directory / "figures" / "samples.gif").exists()
-    paths = sample(options(result, compose, "sample", label=[3, 7], num_samples=20, single_images=10))
+    paths = sample(options(result, compose, "sample", label=[3, 7], num_samples=300, single_images=10))
     folder = result.directory / "samples" / "selected_seed0_label3-7"
     assert {path.parent for path in paths} == {folder, folder / "images"}
     with np.load(folder / "samples.npz") as file:
-        assert file["labels"].tolist() == [3] * 8 + [7] * 8 + [3] * 4
+        assert file["labels"].tolist() == (19 * (8 * [3] + 8 * [7]))[:300]
     assert (folder / "images" / "sample_00009_label7.png").is_file()
     said = capsys.readouterr().out
     assert "no animation: the training kept no frames" in said

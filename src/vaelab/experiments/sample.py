@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import secrets
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -33,7 +35,7 @@ from vaelab.runs.metrics import read as read_metrics
 from vaelab.training.arithmetic import full_float32
 from vaelab.training.pictures import NO_IMAGES, PICTURES, Artist, named
 from vaelab.training.progress import parts_progress
-from vaelab.training.samples import Sampler
+from vaelab.training.samples import BLOCK, Sampler
 
 
 def sample(options: dict[str, Any]) -> list[Path]:
@@ -79,6 +81,8 @@ def sample(options: dict[str, Any]) -> list[Path]:
         for name in asked:
             if name in without:
                 raise SettingError("what", name, f"cannot be made: {without[name]}")
+    if "npz" in asked and "npz" not in without:
+        _check_room(stored.run.path, artist.sampler, options)
     folder = stored.run.path / "samples" / _folder_name(artist.sampler, options)
     made: list[Path] = []
 
@@ -149,6 +153,15 @@ def _artist(stored: Stored, options: Mapping[str, Any]) -> Artist:
         pixels=options["pixels"],
         temperature=float(options["temperature"]),
     )
+
+
+def _check_room(folder: Path, sampler: Sampler, options: Mapping[str, Any]) -> None:
+    """Refuse more images than the disk takes."""
+    each = math.prod(sampler.data.image_shape) * np.dtype(options["dtype"]).itemsize
+    size, free = options["num_samples"] * each, shutil.disk_usage(folder).free
+    if size > free:
+        rule = f"they take {_bytes(size)} in {options['dtype']}, and {_bytes(free)} of the disk are free"
+        raise SettingError("num_samples", options["num_samples"], rule)
 
 
 def _pairs(artist: Artist, options: Mapping[str, Any]) -> list[tuple[int, int]] | None:
@@ -264,7 +277,6 @@ def write_npz(path: Path, sampler: Sampler, n: int, dtype: str, progress: Progre
         dtype: ``float32``, from 0 to 1; ``uint8``, 255 times that, rounded.
         progress: is told how many are done.
     """
-    labels = sampler.labels(torch.arange(n))
     with _whole(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         with _member(archive, "images", (n, *sampler.data.image_shape), np.dtype(dtype)) as write:
             done = 0
@@ -274,9 +286,12 @@ def write_npz(path: Path, sampler: Sampler, n: int, dtype: str, progress: Progre
                 done += len(images)
                 if progress is not None:
                     progress("npz", done, n)
-        if labels is not None:
+        if sampler.labels(torch.arange(0)) is not None:
             with _member(archive, "labels", (n,), np.dtype(np.int64)) as write:
-                write(labels.numpy())
+                for start in range(0, n, BLOCK):
+                    labels = sampler.labels(torch.arange(start, min(start + BLOCK, n)))
+                    assert labels is not None
+                    write(labels.numpy())
 
 
 @contextmanager
@@ -309,7 +324,8 @@ def _whole(path: Path) -> Iterator[Path]:
 
 def _bytes(size: int) -> str:
     """
-    >>> _bytes(3_210), _bytes(3_210_000)
-    ('3.2 kB', '3.2 MB')
+    >>> _bytes(3_210), _bytes(3_210_000), _bytes(3_210_000_000)
+    ('3.2 kB', '3.2 MB', '3.2 GB')
     """
-    return f"{size / 1e3:,.1f} kB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
+    number, unit = (1e3, "kB") if size < 1e6 else (1e6, "MB") if size < 1e9 else (1e9, "GB")
+    return f"{size / number:,.1f} {unit}"
