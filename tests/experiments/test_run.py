@@ -23,6 +23,7 @@ import vaelab
 from vaelab.errors import RunFailed, SettingError
 from vaelab.evidence import ImportanceEstimator, estimate
 from vaelab.experiments.assembly import assemble
+from vaelab.experiments.encode import encode
 from vaelab.experiments.evaluate import evaluate
 from vaelab.experiments.request import Request
 from vaelab.experiments.sample import sample
@@ -439,7 +440,15 @@ def test_a_run_that_diverged_has_failed_and_says_what_helps(compose: Compose, tm
     assert not (run / "evaluation.json").exists()
     with pytest.raises(RunFailed, match=r"far/.*: elbo of 360 of 360 images is not finite: the run diverged"):
         evaluate(compose(f"run={run}", "estimator=elbo", config_name="evaluate"))
+    with pytest.raises(RunFailed, match=r"far/.*: the codes of 360 of 360 images are not finite"):
+        evaluate(compose(f"run={run}", "estimator=latents", config_name="evaluate"))
     assert not (run / "evaluation.json").exists()
+    with pytest.raises(RunFailed, match=r"far/.*: the codes of 360 of 360 test images are not finite"):
+        sample(compose(f"run={run}", config_name="sample"))
+    assert not (run / "samples").exists()
+    with pytest.raises(RunFailed, match=r"mean of 360 of 360 images is not finite, and nothing is written"):
+        encode(compose(f"run={run}", config_name="encode"))
+    assert not (run / "codes").exists()
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])

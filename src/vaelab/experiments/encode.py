@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaelab.batch import Batch
 from vaelab.data.images import Images
-from vaelab.errors import SettingError
+from vaelab.errors import RunFailed, SettingError
 from vaelab.evidence import BoundEstimator, exact
 from vaelab.experiments.check_measured import check_encoding
 from vaelab.experiments.measured import Measured, open_measured, say_unreadable
@@ -41,7 +41,7 @@ def encode(options: dict[str, Any]) -> Path:
 
     Raises:
         SettingError: nothing was written.
-        RunFailed: it was interrupted, or some files could not be read; the others are written.
+        RunFailed: it was interrupted, or a number is not finite, and nothing was written; or some files could not be read, and the others are written.
     """
     refuse_tasks("vae-encode")
     check_encoding(options)
@@ -74,6 +74,11 @@ def encode(options: dict[str, Any]) -> Path:
     begins_again = f"{path} is not written, and the same command begins again"
     with interruptible(lambda: begins_again), full_float32(), parts_progress() as progress:
         columns = run.values("codes", split, torch.arange(size), bound.images_at_once, values, progress)
+    for name, values_of in columns.items():
+        if lost := int((~np.isfinite(values_of).reshape(size, -1).all(1)).sum()):
+            raise RunFailed(
+                f"{name} of {lost} of {size} images is not finite, and nothing is written: the run diverged"
+            )
     columns |= {
         "index": np.arange(size),
         "bound_is": np.array(run.label),

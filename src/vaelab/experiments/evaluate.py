@@ -93,10 +93,13 @@ def evaluate(options: dict[str, Any], elsewhere: Elsewhere | None = None) -> lis
         if elsewhere is None
         else f"vae-evaluate run={stored.run.path}, with the other settings as typed,"
     )
-    if isinstance(asked, Diagnostic):
-        new, files = _looked_at(asked, stored, ready, options, command)
-    else:
-        new, files = _measured(asked, stored, ready, options["force"], command)
+    try:
+        if isinstance(asked, Diagnostic):
+            new, files = _looked_at(asked, stored, ready, options, command)
+        else:
+            new, files = _measured(asked, stored, ready, options["force"], command)
+    except FloatingPointError as error:  # of a run that diverged
+        raise RunFailed(f"{stored.run.path}: {error}") from None
     if not is_main_process():
         return []
     add_cards(stored.run, new)
@@ -202,10 +205,7 @@ def _measured(
             seconds = measure(parts, ready.trainer, per_image)
             if not is_main_process():
                 return [], []
-        try:
-            new = make_cards(parts, per_image, ready.protocol, seconds, stored.warning)
-        except FloatingPointError as error:
-            raise RunFailed(f"{stored.run.path}: {error}") from None
+        new = make_cards(parts, per_image, ready.protocol, seconds, stored.warning)
         write_cards(cards_file, new)
         return new, [per_image]
 

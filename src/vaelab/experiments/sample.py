@@ -52,7 +52,7 @@ def sample(options: dict[str, Any]) -> list[Path]:
 
     Raises:
         SettingError: an option that this run could not follow; nothing was written.
-        RunFailed: it was interrupted; the files that are done are kept.
+        RunFailed: it was interrupted, and the files that are done are kept; or the run's codes are not finite, and nothing was written.
     """
     asked = check_sampling(options)
     quiet_lightning()
@@ -83,6 +83,11 @@ def sample(options: dict[str, Any]) -> list[Path]:
                 raise SettingError("what", name, f"cannot be made: {without[name]}")
     if "npz" in asked and "npz" not in without:
         _check_room(stored.run.path, artist.sampler, options)
+    if {"traversal", "interpolation", "arithmetic", "latents"} & {*asked} - without.keys():
+        lost = int((~artist.codes.means.isfinite().all(1)).sum())
+        if lost:
+            rule = f"the codes of {lost} of {len(artist.codes.means)} test images are not finite: the run diverged"
+            raise RunFailed(f"{stored.run.path}: {rule}")
     folder = stored.run.path / "samples" / _folder_name(artist.sampler, options)
     made: list[Path] = []
 

@@ -87,6 +87,7 @@ def diagnose(
     Raises:
         SettingError: a number that is not allowed, or more neighbours than labelled training images.
         ValueError: no batches, or batches that can be gone through only once.
+        FloatingPointError: codes that are none, as of a training that diverged.
     """
     integer("num_samples", num_samples, 1)
     integer("neighbours", neighbours, 1)
@@ -101,6 +102,13 @@ def diagnose(
         activities.update(terms)
         gathered.update(model, batch, terms)
     code = gathered.compute()
+    sound = code.mean.isfinite().all(1)
+    if code.stddev is not None:
+        sound &= ((code.stddev > 0) & code.stddev.isfinite()).all(1)
+    if lost := int((~sound).sum()):
+        raise FloatingPointError(
+            f"the codes of {lost} of {len(sound)} images are not finite, or their standard deviation is 0: the run diverged"
+        )
     missing: dict[str, str] = {}
     found = _information(model, batches, code, num_samples, at_once, progress)
     missing |= found.missing
