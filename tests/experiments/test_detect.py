@@ -242,6 +242,21 @@ def test_own_images_of_a_split_are_what_the_split_is(trained: Trained, tmp_path:
     assert torch.equal(run.data.evaluation_batch("own", index).x, run.data.evaluation_batch("test", index).x)
 
 
+def test_a_score_does_not_depend_on_what_else_is_in_the_folder(
+    trained: Trained, ask: Ask, codes: Ask, tmp_path: Path
+) -> None:
+    """Nor does anything else that is measured of an image from elsewhere, its binarisation and bounds among it."""
+    run, pictures = trained("data.binarize=dynamic"), np.random.default_rng(0).integers(0, 256, (4, 8, 8), np.uint8)  # fmt: skip
+    ask(run, "scores=[elbo,importance,regret]", "score=regret")
+    many, alone = images(tmp_path / "many", pictures), images(tmp_path / "alone", pictures[2:3])
+    usual = ("num_samples=null", "regret_steps=null")
+    own = [rows(ask(run, f"images={folder}", *usual))[place] for folder, place in ((many, 2), (alone, 0))]
+    for score in ("elbo", "importance", "regret"):
+        assert float(own[0][score]) == pytest.approx(float(own[1][score]), rel=1e-4)
+    found = [np.load(codes(run, f"images={folder}"))["elbo"] for folder in (many, alone)]
+    np.testing.assert_allclose(found[0][2], found[1][0], rtol=1e-5)
+
+
 def test_a_background_of_the_same_data_gives_a_likelihood_ratio(
     trained: Trained, ask: Ask, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,6 +158,7 @@ class ImageDataModule(L.LightningDataModule):
         self._stored: dict[str, Split] = {}  # on the CPU, whatever is sampled once
         self._chosen: Tensor | None = None  # place in the training set of each image, where they are drawn
         self._pixels: dict[str, Tensor] = {}
+        self._keys: dict[str, Tensor] = {}  # of images that were added
         self._known = torch.zeros(0, dtype=torch.int64)
 
     # -- what Lightning calls ------------------------------------------------------------------------------------------
@@ -352,6 +353,7 @@ class ImageDataModule(L.LightningDataModule):
         assert name not in self._splits
         assert tuple(images.x.shape[1:]) == self.image_shape
         self._splits[name] = Split(images.x.to(self._storage), images.y.to(self._storage))
+        self._keys[name] = torch.tensor([_key(image) for image in images.x.cpu()], dtype=torch.int64)
 
     def held_out(self) -> Split:
         """The test images of all classes that ``data.classes`` leaves out. Where it is not set, none."""
@@ -382,7 +384,12 @@ class ImageDataModule(L.LightningDataModule):
         return self._known.cpu() if split == "train" else self._stored[split].y
 
     def noise_index(self, split: str, index: Tensor) -> Tensor:
-        """The index under which an image's noise is made: that in the training set, of drawn and of validation images, too."""
+        """The index under which an image's noise is made: that in the training set, of drawn and of validation images, too; of one that was added, what its pixels say.
+
+        So an image from elsewhere has the same noise whatever others it comes with.
+        """
+        if split in self._keys:
+            return self._keys[split][index.cpu()]
         if split == "train" and self._chosen is not None:
             return self._chosen[index]
         return index + self._val_offset if split == "val" else index
@@ -453,6 +460,11 @@ def _of_classes(images: ImageData, classes: Sequence[int]) -> ImageData:
 
     val = None if images.val is None else only(images.val)
     return replace(images, train=only(images.train), test=only(images.test), val=val)
+
+
+def _key(image: Tensor) -> int:
+    """A number below 2**63 that pixels ``[C, H, W]`` decide."""
+    return int.from_bytes(hashlib.sha256(image.contiguous().numpy().data).digest()[:8], "little") >> 1
 
 
 def _digest(split: Split) -> str:
