@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from bench_steps import composed
 from vaelab.experiments.assembly import assemble
 from vaelab.training.stacked import MemberStep, StackedStep, take_apart
-from vaelab.training.step import OptimisationStep
 
 TITLE = "Stacked steps"
 ABOUT = """\
@@ -22,7 +19,6 @@ Seconds for one optimizer step of each of 64 models of the 8x8 digits (64-64-8 l
 
 `stacked`: as one. `one by one`: each by the step of a run by itself."""
 MODELS, STEPS = 64, 10
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SETTINGS = ("data=digits", "logger=none", "trainer=cpu", "encoder.hidden=[64]", "decoder.hidden=[64]", "latent_dim=8", "data.batch_size=128")  # fmt: skip
 
 
@@ -52,13 +48,7 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
 
 
 def member(seed: int, data_dir: Path) -> MemberStep:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=[*SETTINGS, f"paths.data_dir={data_dir}", f"seed={seed}"])
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    parts = assemble(config)
+    parts = assemble(composed(*SETTINGS, f"paths.data_dir={data_dir}", f"seed={seed}"))
     module, data = parts.module, parts.data
-    step = OptimisationStep(
-        module.model, module.objective, data, data.size("train"), module.noise, module.step_settings
-    )
     index = torch.arange(min(data.batch_size, data.size("train")))
-    return MemberStep(step, 0, index, module.configure_optimizers(), Tensor.backward)
+    return MemberStep(module.make_step(data), 0, index, module.configure_optimizers(), Tensor.backward)

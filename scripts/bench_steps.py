@@ -38,17 +38,13 @@ def steps_of(config: dict[str, Any], device: str = "cpu") -> Iterator[None]:
     from vaelab.experiments.assembly import assemble
     from vaelab.training.arithmetic import products
     from vaelab.training.optimizers import settle
-    from vaelab.training.step import OptimisationStep
 
     parts = assemble(config)
     module, data, where = parts.module.to(device), parts.data, torch.device(device)
     data.move_to(where)
     raw = module.configure_optimizers()
     settle(raw, module.engine.capturable)
-    step = OptimisationStep(
-        module.model, module.objective, data, data.size("train"), module.noise, module.step_settings, averaged=module.averaged
-    )  # fmt: skip
-    carry_out, optimizer = module.engine.bind(step, lambda: None), Unlocked(raw)
+    carry_out, optimizer = module.engine.bind(module.make_step(data), lambda: None), Unlocked(raw)
     number = 0
     while True:
         with products(config["engine"].get("matmul")):

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench_steps import composed
+
 TITLE = "Training"
-REPOSITORY = Path(__file__).resolve().parents[1]
 ABOUT = """\
 Seconds an epoch of the reference experiment (60,000 images, batch 128), interleaved by fifty steps.
 
@@ -28,8 +29,6 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ["TTY_COMPATIBLE"] = "1"  # the progress bar is drawn, terminal or not
     import lightning as L
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
     from vaelab.data import datasets
     from vaelab.experiments.train import train
@@ -78,9 +77,7 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
             f"paths.log_dir={logs}",
             "trainer=cpu",
         ]
-        with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-            config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
-        train(config, callbacks=[InTurn()])
+        train(composed(*overrides), callbacks=[InTurn()])
     return {name: seconds[1:] for name, seconds in times.items()}
 
 

@@ -17,9 +17,9 @@ from vaelab.experiments.resume import resume
 from vaelab.experiments.train import Result, train
 from vaelab.runs import Status, read_status, write_status
 from vaelab.runs.metrics import read
-from vaelab.training import OptimisationStep, read_checkpoint
+from vaelab.training import read_checkpoint
 from vaelab.training.arithmetic import SETTINGS
-from vaelab.training.engines import Compiled, Eager, Engine, Graph, check_products, engine_of
+from vaelab.training.engines import CarryOut, Compiled, Eager, Engine, Graph, check_products, engine_of
 from vaelab.training.optimizers import settle, settled
 from vaelab.training.recording import FIRST_STEPS
 from vaelab.training.step import REPORT, StepSettings
@@ -57,25 +57,29 @@ class Optimizer:
         self.optimizer.step()
 
 
+def ready(
+    parts: Parts, engine: Engine, device: torch.device, count: Callable[[], None]
+) -> tuple[CarryOut, Optimizer, list[Tensor]]:
+    """What carries out the steps, its optimizer, and the images of the first of them."""
+    module, data = parts.module.to(device), parts.data
+    data.move_to(device)
+    raw = module.configure_optimizers()
+    settle(raw, engine.capturable)
+    indices = [data.step_index(number).to(device) for number in range(4 * parts.plan.steps_per_epoch)]
+    return engine.bind(module.make_step(data), count), Optimizer(raw), indices
+
+
 def steps_of(
     parts: Parts, engine: Engine, number: int, device: torch.device = CPU
 ) -> tuple[Tensor, int, Tensor]:
     """What the first steps report ``[number, len(REPORT)]``, how many were counted, and the weights."""
-    module, data = parts.module, parts.data
-    module.to(device)
-    data.move_to(device)
-    step = OptimisationStep(
-        module.model, module.objective, data, data.size("train"), module.noise, module.step_settings, averaged=module.averaged
-    )  # fmt: skip
-    raw = module.configure_optimizers()
-    settle(raw, engine.capturable)
-    optimizer, counted = Optimizer(raw), []
-    carry_out = engine.bind(step, lambda: counted.append(1))
+    counted: list[int] = []
+    carry_out, optimizer, indices = ready(parts, engine, device, lambda: counted.append(1))
     found = [
-        carry_out(data.step_index(number).to(device), number, optimizer, Tensor.backward).clone()
-        for number in range(number)
+        carry_out(index, place, optimizer, Tensor.backward).clone()
+        for place, index in enumerate(indices[:number])
     ]
-    weights = torch.nn.utils.parameters_to_vector((module.averaged or module.model).parameters())
+    weights = torch.nn.utils.parameters_to_vector((parts.module.averaged or parts.module.model).parameters())
     return torch.stack(found).cpu(), optimizer.steps + len(counted), weights.detach().cpu()
 
 
@@ -126,9 +130,7 @@ def test_a_recording_is_made_once_for_each_number_of_images_and_not_of_the_first
 @pytest.mark.parametrize("engine", [Eager, OnCPU])
 def test_a_step_that_is_not_finite_leaves_all_as_it_was(compose: Compose, engine: type[Engine]) -> None:
     parts = assemble(compose(*SMALL))
-    step = OptimisationStep(
-        parts.module.model, parts.module.objective, parts.data, 200, parts.module.noise, StepSettings()
-    )
+    step = parts.module.make_step(parts.data)
     optimizer = Optimizer(parts.module.configure_optimizers())
     carry_out = engine().bind(step, lambda: None)
     for number in range(5):
@@ -329,15 +331,7 @@ def test_a_graph_on_a_gpu_makes_the_steps_of_the_eager_engine(compose: Compose, 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_steps_on_a_gpu_never_wait_for_it(compose: Compose, engine: type[Engine], variant: str) -> None:
     parts = assemble(compose(*SMALL, *VARIANTS[variant]))
-    module, data = parts.module.to(GPU), parts.data
-    data.move_to(GPU)
-    step = OptimisationStep(
-        module.model, module.objective, data, data.size("train"), module.noise, module.step_settings, averaged=module.averaged
-    )  # fmt: skip
-    raw = module.configure_optimizers()
-    settle(raw, engine.capturable)
-    carry_out, optimizer = engine().bind(step, lambda: None), Optimizer(raw)
-    indices = [data.step_index(number).to(GPU) for number in range(12)]
+    carry_out, optimizer, indices = ready(parts, engine(), GPU, lambda: None)
     for number in range(6):
         carry_out(indices[number], number, optimizer, Tensor.backward)
     torch.cuda.set_sync_debug_mode("error")

@@ -114,18 +114,25 @@ class VAEModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.make_optimizer([p for p in self.model.parameters() if p.requires_grad])
 
-    def on_fit_start(self) -> None:
-        self.data.move_to(self.device, next(self.model.parameters()).dtype)
-        self._step = OptimisationStep(
+    def make_step(self, data: ImageDataModule, **of_ranks: Any) -> OptimisationStep:
+        """The optimizer step of this module on these data; ``of_ranks`` are the arguments of :class:`OptimisationStep` that say which of several processes this is."""
+        return OptimisationStep(
             model=self.model,
             objective=self.objective,
-            data=self.data,
-            num_images=self.data.size("train"),
+            data=data,
+            num_images=data.size("train"),
             noise=self.noise,
             settings=self.step_settings,
+            averaged=self.averaged,
+            **of_ranks,
+        )
+
+    def on_fit_start(self) -> None:
+        self.data.move_to(self.device, next(self.model.parameters()).dtype)
+        self._step = self.make_step(
+            self.data,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
-            averaged=self.averaged,
             everywhere=lambda here: self.trainer.strategy.reduce(here, reduce_op="min"),  # pyright: ignore[reportArgumentType]
         )
         self._carry_out = self.engine.bind(self._step, self._count_step)

@@ -56,7 +56,8 @@ class Memory:
     def fill(self, index: Tensor, scheduled: Scheduled) -> None:
         """For the next step; its noise has been made in place."""
         self.index.copy_(index)
-        self.numbers.copy_(_numbers(scheduled), non_blocking=True)
+        numbers = _numbers(scheduled)
+        self.numbers.copy_(numbers.pin_memory() if self.numbers.is_cuda else numbers, non_blocking=True)
 
     def scheduled(self, like: Scheduled) -> Scheduled:
         """What is scheduled in ``like``, read from here."""
@@ -70,8 +71,7 @@ class Memory:
 
 def _numbers(scheduled: Scheduled) -> Tensor:
     found = (scheduled.weights.kl, scheduled.weights.capacity, scheduled.learning_rate, scheduled.averaging)
-    numbers = torch.tensor([0.0 if number is None else number for number in found])
-    return numbers.pin_memory() if torch.cuda.is_available() else numbers
+    return torch.tensor([0.0 if number is None else number for number in found])
 
 
 class RecordedStep:
