@@ -425,7 +425,10 @@ def test_a_small_trial_does_not_become_the_detector(
     assert count == 80
     assert "goes on using the detector of 80 calibration images (elbo)" in said
     assert asked(trial)[0] == 80
-    assert asked("num_images=40")[0] == 40, "asked for without a trial"
+    count, said = asked("num_images=40")
+    assert count == 40, "asked for without a trial"
+    assert "now decides" not in said
+    assert "images= now decides by elbo at a false-positive rate of 0.2; before by elbo at a false-positive rate of 0.05" in asked(trial, "num_images=40", "false_positive_rate=0.2")[1]  # fmt: skip
     said = asked(f"images={noise}", "scores=null", "num_samples=null", "regret_steps=null")[1]
     assert "as the 40 of split val exceed" in said
     assert re.search(r"calibrated on 40 of \d+ images: p comes in steps of 0\.024", said)

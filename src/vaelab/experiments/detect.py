@@ -328,14 +328,17 @@ def _calibrate(run: Measured, options: dict[str, Any]) -> Path:
     detector = Detector.from_dict(result["detector"], folder / RESULT)
     # what was measured before may have been with the same weights in another place
     detector = replace(detector, **_place(run, background))
-    earlier = None if found is None else _better(run, detector)
-    if earlier is None:
+    earlier = _earlier(run, detector)
+    said = None
+    if found is not None and earlier is not None and earlier.num_images > detector.num_images:
+        said = f"images= goes on using the detector of {earlier.num_images} calibration images ({earlier.score}); without against= these {detector.num_images} take its place"
+    else:
         write_detector(run.stored.run, detector)
+        if earlier is not None and _decides(earlier) != _decides(detector):
+            said = f"images= now decides by {_decides(detector)}; before by {_decides(earlier)}"
     _show(result)
-    if earlier is not None:
-        print(
-            f"images= goes on using the detector of {earlier.num_images} calibration images ({earlier.score}); without against= these {detector.num_images} take its place"
-        )
+    if said is not None:
+        print(said)
     for path in sorted(folder.iterdir()):
         print(path)
     if found is not None:
@@ -597,16 +600,19 @@ def _digest(depends_on: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
 
-def _better(run: Measured, detector: Detector) -> Detector | None:
-    """The detector that is there, where it is of the same weights and of more calibration images than one that was only tried."""
+def _earlier(run: Measured, detector: Detector) -> Detector | None:
+    """The detector that is there, where it is of the same weights."""
     if not has_detector(run.stored.run):
         return None
     try:
         there, _ = read_detector(run.stored.run)
     except SettingError:  # damaged: the new one takes its place
         return None
-    is_better = there.weights == detector.weights and there.num_images > detector.num_images
-    return there if is_better else None
+    return there if there.weights == detector.weights else None
+
+
+def _decides(detector: Detector) -> str:
+    return f"{detector.score} at a false-positive rate of {detector.false_positive_rate:.3g}"
 
 
 # -- a person's own images ---------------------------------------------------------------------------------------------
