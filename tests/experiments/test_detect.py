@@ -25,9 +25,10 @@ from vaelab.experiments import detect as module
 from vaelab.experiments.detect import detect
 from vaelab.experiments.encode import encode
 from vaelab.experiments.measured import open_measured
+from vaelab.experiments.sample import sample
 from vaelab.experiments.train import train
 from vaelab.loading import load_model
-from vaelab.runs import read_cards
+from vaelab.runs import Status, read_cards, write_status
 from vaelab.tasks.anomaly import threshold
 
 Compose = Callable[..., dict[str, Any]]
@@ -434,6 +435,23 @@ def test_a_small_trial_does_not_become_the_detector(
     assert re.search(r"calibrated on 40 of \d+ images: p comes in steps of 0\.024", said)
     path.write_text("damaged")
     assert asked(trial, "num_images=20")[0] == 20
+
+
+def test_what_is_measured_of_a_run_that_is_not_complete_is_said_to_be(
+    trained: Trained, ask: Ask, codes: Ask, compose: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained("seed=3")
+    said = f"{run}: of a run that is not complete, as it stands"
+    for status, is_said in ((Status.INTERRUPTED, True), (Status.COMPLETED, False)):
+        write_status(run / "status.json", status, exit_status=0)
+        for measure in (
+            lambda: codes(run),
+            lambda: ask(run, "scores=[elbo]", "score=elbo"),
+            lambda: sample(compose(f"run={run}", "what=[npz]", config_name="sample")),
+        ):
+            capsys.readouterr()
+            measure()
+            assert (said in capsys.readouterr().out.replace("\n", "")) == is_said
 
 
 def test_a_conditional_model_is_refused(trained: Trained, ask: Ask, codes: Ask, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ class Measured:
 def open_generative(options: dict[str, Any], is_written: bool = True) -> Stored:
     """:func:`vaelab.experiments.stored.open_run` of a run that has learned p(x)."""
     stored = open_run(options, None, is_written)
+    stored.say()
     if not stored.parts.module.objective.learns_evidence:
         raise SettingError("run", options["run"], NO_IMAGES)
     return stored

@@ -59,6 +59,7 @@ def sample(options: dict[str, Any]) -> list[Path]:
     # one device, whatever the run was trained on
     one = {"accelerator": options["trainer"]["accelerator"], "devices": 1, "strategy": "auto"}
     stored = open_run({**options, "trainer": one}, None)
+    stored.say()
     artist = _artist(stored, options)
     frames = Frames(stored.run.frames)
     rows = read_metrics(stored.run.metrics_file, OWN) if stored.run.metrics_file.is_file() else []

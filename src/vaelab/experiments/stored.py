@@ -57,6 +57,11 @@ class Stored:
     selected_by: str
     warning: str | None
 
+    def say(self) -> None:
+        """Print the warning, where what is made has no card."""
+        if self.warning is not None:
+            print(f"{self.run.path}: {self.warning}", flush=True)
+
 
 def open_run(
     options: dict[str, Any], asked: Estimator | Diagnostic | None, is_written: bool = True
@@ -81,7 +86,7 @@ def open_run(
     if status is Status.PRUNED:
         warnings.append("of a run that was given up before its end")
     elif status is not Status.COMPLETED:
-        warnings.append("of a run that is not complete, as it stands: its end will replace this card")
+        warnings.append("of a run that is not complete, as it stands")
     if not is_recorded(read_config(run), manifest):  # as it stands there, without what later versions add
         warnings.append("its config.yaml is not the one on record")
     return Stored(
