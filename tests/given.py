@@ -22,5 +22,8 @@ class Given:
     ) -> dict[str, Tensor]:
         return {}
 
+    def first_labelled(self, num_images: int) -> int | None:
+        return None
+
     def with_noise(self, index: Tensor, noise: Mapping[str, Tensor], rows: slice = slice(None)) -> Batch:
         return self.batch(index, rows)

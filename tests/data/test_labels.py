@@ -130,6 +130,30 @@ def test_accumulated_minibatches_have_as_many_labelled_images_each() -> None:
 
 
 @pytest.mark.parametrize(
+    "settings, mixed",
+    [
+        ({"batch_size": 12, "labelled_per_batch": 4}, False),
+        ({"batch_size": 5, "labelled_per_batch": 5}, False),
+        ({"batch_size": 12}, True),
+        ({"batch_size": 12, "num_labels": None}, False),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_where_labels_begin_is_known_without_looking(
+    settings: dict[str, Any], mixed: bool, accumulate: int
+) -> None:
+    module = labelled(**settings)
+    for index in steps(
+        module, 6, accumulate
+    ):  # 40 images in eights, or 50 in twelves: the last batch is short
+        first = module.first_labelled(len(index))
+        assert (first is None) == mixed
+        if first is not None:
+            given = module.train_batch(index, 0).y >= 0
+            assert torch.equal(given, torch.arange(len(index)) >= first)
+
+
+@pytest.mark.parametrize(
     "settings, setting, rule",
     [
         ({"num_labels": 7}, "data.num_labels", "must be a multiple of 5"),

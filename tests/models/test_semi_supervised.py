@@ -174,6 +174,25 @@ def test_the_log_joint_sums_over_classes() -> None:
     torch.testing.assert_close(model.log_joint(mixture.batch, z), by_hand)
 
 
+def test_pairs_need_not_be_looked_for_where_labels_come_last() -> None:
+    for given in ([-1, -1, 2, 0], [-1, -1], [1, 0, 2]):
+        y = torch.tensor(given)
+        told, looked = Pairs(y, C, sum(label < 0 for label in given)), Pairs(y, C)
+        for times in (1, 2):
+            again, found = told.repeated(times), looked.repeated(times)
+            assert torch.equal(again.image, found.image)
+            assert torch.equal(again.label, found.label)
+    assert told.repeated(2).first_given == 0, "there is nothing to look for, either"
+
+
+def test_a_part_of_a_batch_knows_where_its_labels_begin() -> None:
+    batch = Batch(torch.zeros(6, 1), torch.tensor([-1, -1, -1, -1, 1, 0]), torch.arange(6), 4)
+    for rows in (slice(0, 3), slice(3, 6), slice(5, None), slice(1, None, 2)):
+        part = batch[rows]
+        assert part.first_labelled is not None
+        assert torch.equal(part.y >= 0, torch.arange(len(part.y)) >= part.first_labelled)
+
+
 def test_without_a_label_samples_are_of_every_class_alike() -> None:
     model, n = Mixture().model, 9 * C
     quantiles = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)

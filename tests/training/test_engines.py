@@ -20,7 +20,7 @@ from vaelab.runs.metrics import read
 from vaelab.training import read_checkpoint
 from vaelab.training.arithmetic import SETTINGS
 from vaelab.training.engines import CarryOut, Compiled, Eager, Engine, Graph, check_products, engine_of
-from vaelab.training.optimizers import settle, settled
+from vaelab.training.optimizers import give, settle, settled
 from vaelab.training.recording import FIRST_STEPS
 from vaelab.training.step import REPORT, StepSettings
 
@@ -38,8 +38,9 @@ VARIANTS = {
     "averages": ("optimizer.ema_decay=0.9", "optimizer.clip_norm=5.0", "optimizer.accumulate=2"),
     "importance": ("objective=iwae", "objective.num_samples=3", "data.binarize=dynamic"),
     "two gradients": ("objective=dreg", "objective.num_samples=3", "data.binarize=dynamic"),
+    "labels": ("model=semi_supervised", "objective=semi_supervised", "data.num_labels=50", "data.labelled_per_batch=8"),
     "classes": ("model=conditional", "optimizer.schedule=cosine", "trainer.max_epochs=4"),
-}
+}  # fmt: skip
 
 
 class Optimizer:
@@ -230,6 +231,18 @@ def test_what_cannot_be_compiled_is_named(compose: Compose, monkeypatch: pytest.
         steps_of(parts, Compiled(), 1)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_gradient_is_handed_over_in_the_order_in_memory_of_its_parameter(fused: bool) -> None:
+    transposed = torch.arange(6.0).reshape(3, 2).T
+    parameters = [torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(2)]
+    for parameter, gradient in zip(parameters, (transposed, transposed.contiguous()), strict=True):
+        give(parameter, gradient)
+        torch.optim.Adam([parameter], lr=1.0, eps=100.0, fused=fused).step()
+    assert torch.equal(*parameters)
+    assert parameters[0].grad is not None
+    assert torch.equal(parameters[0].grad, transposed)
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +284,10 @@ def test_what_can_be_done_is_not_refused() -> None:
     "overrides, message",
     [
         (("engine=graph",), "engine=graph: needs an NVIDIA GPU"),
+        (
+            ("engine=compiled", "model=semi_supervised", "objective=semi_supervised", "data.num_labels=50"),
+            "data.labelled_per_batch=null: mixes images with and without a label, which engine=compiled cannot follow",
+        ),
         (("engine.name=fast",), "engine.name=fast: must be one of eager, compiled, graph"),
         (("engine.matmul=tf32",), "engine.matmul=tf32: is an arithmetic of GPUs; on a CPU use bf16"),
         (("engine.matmul=fp16",), "engine.matmul=fp16: must be one of null, fp32, tf32, bf16"),

@@ -334,6 +334,11 @@ class ImageDataModule(L.LightningDataModule):
             if is_taken
         }
 
+    def first_labelled(self, num_images: int) -> int | None:
+        """From which of the images of a step (:meth:`step_index`), so many over all ranks, on all have a label, and none before it; None where they are mixed."""
+        assert self.plan is not None
+        return self.rows.first_labelled(num_images, self.plan.batch_size // self.rows.per_batch)
+
     def with_noise(self, index: Tensor, noise: Mapping[str, Tensor], rows: slice = slice(None)) -> Batch:
         """:meth:`train_batch`, of what :meth:`step_noise` has given."""
         split = self._splits["train"]

@@ -51,6 +51,7 @@ class Rows:
         visited_per_batch: rows of a minibatch that these get.
         repeated: positions of the labelled images ``[L]``; empty = none beside the others.
         repeated_per_batch: rows of a minibatch that these get.
+        all_labelled: whether every image is.
         order: (number of a passage, images, purpose) -> a permutation.
     """
 
@@ -59,6 +60,7 @@ class Rows:
     visited_per_batch: int
     repeated: Tensor
     repeated_per_batch: int
+    all_labelled: bool
     order: Callable[[int, int, str], Tensor]
 
     @property
@@ -70,6 +72,15 @@ class Rows:
     def per_batch(self) -> int:
         """How many of these a minibatch has."""
         return self.visited_per_batch or self.repeated_per_batch
+
+    def first_labelled(self, num_rows: int, minibatches: int = 1) -> int | None:
+        """From which of the rows of a step, of so many minibatches, on all have a label, and none before it; None where they are mixed.
+
+        The last step of an epoch has fewer rows, and as many of labelled images.
+        """
+        if len(self.repeated):
+            return num_rows - self.repeated_per_batch * minibatches
+        return 0 if self.all_labelled else None
 
     def epoch(self, epoch: int) -> Tensor:
         """The positions that an epoch visits, in its order."""
@@ -107,11 +118,11 @@ def rows(
     total, everywhere = len(known), torch.arange(len(known))
     none = everywhere[:0]
     if labelled_per_batch is None:
-        return Rows(total, everywhere, batch_size, none, 0, order)
+        return Rows(total, everywhere, batch_size, none, 0, bool((known >= 0).all()), order)
     labelled, others = everywhere[known >= 0], everywhere[known < 0]
     if labelled_per_batch == batch_size:
-        return Rows(total, none, 0, labelled, batch_size, order)
+        return Rows(total, none, 0, labelled, batch_size, len(others) == 0, order)
     if len(others) == 0:
         rule = f"leaves rows to other images, and all {total} are labelled; use null, or {batch_size} for all rows"
         raise SettingError("data.labelled_per_batch", labelled_per_batch, rule)
-    return Rows(total, others, batch_size - labelled_per_batch, labelled, labelled_per_batch, order)
+    return Rows(total, others, batch_size - labelled_per_batch, labelled, labelled_per_batch, False, order)

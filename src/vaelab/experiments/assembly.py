@@ -284,6 +284,13 @@ def check_engine(parts: Parts, trainer: Trainer) -> None:
     config, module, device = parts.config, parts.module, trainer.strategy.root_device
     optimizer = resolve(config["optimizer"]["_target_"], "optimizer")
     module.engine.check(device, trainer.world_size, module.step_settings, optimizer)
+    if (
+        module.engine.fixed
+        and module.model.infers_labels
+        and parts.data.first_labelled(parts.data.batch_size) is None
+    ):
+        rule = f"mixes images with and without a label, which engine={module.engine.name} cannot follow from step to step; use a number, or engine=eager"
+        raise SettingError("data.labelled_per_batch", None, rule)
     check_products(config["engine"].get("matmul"), device)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -152,6 +153,11 @@ class Inference:
     @property
     def noise_dim(self) -> int:
         return self.posterior.noise_dim
+
+
+def one_hot(y: Tensor, num_classes: int) -> Tensor:
+    """Classes ``[...]`` one hot ``[..., num_classes]``, bool. Torch's own function looks at them first, and waits for a GPU to have them."""
+    return y.unsqueeze(-1) == torch.arange(num_classes, device=y.device)
 
 
 def check_prior(prior: Any, posterior: Any) -> None:

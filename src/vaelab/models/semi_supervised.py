@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from vaelab.batch import Batch
 from vaelab.errors import SettingError, integer
 from vaelab.likelihoods import GaussianLikelihood
-from vaelab.models.model import Model, Recipe, Simulated, chosen_by, traits_of
+from vaelab.models.model import Model, Recipe, Simulated, chosen_by, one_hot, traits_of
 from vaelab.models.terms import Layer, LayerTerms, Terms
 from vaelab.models.traits import Traits
 from vaelab.networks import ConvEncoder, MLPDecoder, MLPEncoder
@@ -36,21 +36,34 @@ class Pairs:
     Attributes:
         given: classes ``[B]``; -1 = not given.
         num_classes: C.
+        first_given: from this image on the class is given, and before it is not; None = in any order, so that one has to look.
     """
 
     given: Tensor
     num_classes: int
+    first_given: int | None = None
 
     @cached_property
     def _possible(self) -> Tensor:
         """``[B, C]``, bool."""
-        own = F.one_hot(self.given.clamp(min=0), self.num_classes).bool()
-        return own | (self.given < 0).unsqueeze(-1)
+        return one_hot(self.given, self.num_classes) | (self.given < 0).unsqueeze(-1)
 
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
-        image, label = self._possible.nonzero(as_tuple=True)
-        return image, label
+        if self.first_given is None:
+            image, label = self._possible.nonzero(as_tuple=True)
+            return image, label
+        images = torch.arange(len(self.given), device=self.given.device)
+        without, rest = images[: self.first_given], images[self.first_given :]
+        classes = torch.arange(self.num_classes, device=self.given.device)
+        every = torch.cartesian_prod(without, classes)
+        return torch.cat([every[:, 0], rest]), torch.cat([every[:, 1], self.given[self.first_given :]])
+
+    def repeated(self, times: int) -> Pairs:
+        """Of the images so many times over."""
+        alike = times == 1 or self.first_given in (0, len(self.given))
+        first = times * self.first_given if alike and self.first_given is not None else None
+        return Pairs(self.given.repeat(times), self.num_classes, first)
 
     @property
     def image(self) -> Tensor:
@@ -385,15 +398,17 @@ class SemiSupervisedVAE(Model):
         )  # fmt: skip
 
     def forward(self, batch: Batch, eps: Tensor) -> Terms:
-        return self.terms(batch.x, self.given(batch.y), eps)
+        return self.terms(batch.x, self.pairs(batch), eps)
 
-    def given(self, y: Tensor) -> Tensor:
-        """The classes that are given ``[B]``, of labels ``[B]``: all that are known in training, none in evaluation."""
-        return y if self.training else torch.full_like(y, -1)
+    def pairs(self, batch: Batch) -> Pairs:
+        """The images with the classes that they may have: those that are known are given in training, none in evaluation."""
+        if self.training:
+            return Pairs(batch.y, self.num_classes, batch.first_labelled)
+        return Pairs(torch.full_like(batch.y, -1), self.num_classes, len(batch.y))
 
-    def terms(self, x: Tensor, given: Tensor, eps: Tensor) -> Terms:
-        """The terms of the bound on log p(x, y) where a class is ``given [B]``, on log p(x) where it is -1; from noise ``eps [K, B, noise_dim]``, the same for all classes."""
-        log_q_y, pairs = self.classifier(x), Pairs(given, self.num_classes)
+    def terms(self, x: Tensor, pairs: Pairs, eps: Tensor) -> Terms:
+        """The terms of the bound on log p(x, y) where a class is given, on log p(x) where it is not; from noise ``eps [K, B, noise_dim]``, the same for all classes."""
+        log_q_y, given = self.classifier(x), pairs.given
         sample = self._sample(x, pairs, eps)
         layer = LayerTerms(sample, self.prior())
         log_px = self._p_x(sample.z, pairs.label).log_prob(x.index_select(0, pairs.image))
@@ -419,13 +434,13 @@ class SemiSupervisedVAE(Model):
     def encode(self, batch: Batch) -> SummedLayer:
         """Of q(z|x, y) at the likeliest class y."""
         log_q_y = self.classifier(batch.x)
-        pairs = Pairs(self._likeliest(batch, log_q_y), self.num_classes)
+        pairs = self._likeliest(batch, log_q_y)
         eps = batch.x.new_zeros(1, len(batch.x), self.noise_dim)
         return SummedLayer(LayerTerms(self._sample(batch.x, pairs, eps), self.prior()), pairs, log_q_y)
 
     def reconstruct(self, batch: Batch, eps: Tensor) -> Distribution:
         """p(x|z, y) at samples z of q(z|x, y), y the likeliest class."""
-        pairs = Pairs(self._likeliest(batch, self.classifier(batch.x)), self.num_classes)
+        pairs = self._likeliest(batch, self.classifier(batch.x))
         return self._p_x(self._sample(batch.x, pairs, eps).z, pairs.label)
 
     def decode(self, code: Tensor, y: Tensor | None = None) -> Distribution:
@@ -439,7 +454,7 @@ class SemiSupervisedVAE(Model):
         return Simulated(z, self._p_x(z, self._drawn_labels(eps) if y is None else y))
 
     def log_joint(self, batch: Batch, z: Tensor) -> Tensor:
-        pairs = Pairs(self.given(batch.y), self.num_classes)
+        pairs = self.pairs(batch)
         x = batch.x.index_select(0, pairs.image)
         log_px = self._p_x(z.index_select(1, pairs.image), pairs.label).log_prob(x)
         summed = pairs.table(log_px, missing=-math.inf).logsumexp(-1) - math.log(self.num_classes)
@@ -450,11 +465,12 @@ class SemiSupervisedVAE(Model):
         return self.posterior(features, eps.index_select(1, pairs.image))
 
     def _p_x(self, z: Tensor, y: Tensor) -> Distribution:
-        return self.likelihood(self.decoder(z, context=F.one_hot(y, self.num_classes).to(z)))
+        return self.likelihood(self.decoder(z, context=one_hot(y, self.num_classes).to(z)))
 
-    def _likeliest(self, batch: Batch, log_q_y: Tensor) -> Tensor:
-        given = self.given(batch.y)
-        return torch.where(given < 0, log_q_y.argmax(-1), given)
+    def _likeliest(self, batch: Batch, log_q_y: Tensor) -> Pairs:
+        """The images with their likeliest classes, which are the given ones where one is given."""
+        given = self.pairs(batch).given
+        return Pairs(torch.where(given < 0, log_q_y.argmax(-1), given), self.num_classes, first_given=0)
 
     def _drawn_labels(self, eps: Tensor) -> Tensor:
         """Classes of p(y) from the last of the standard normal numbers ``eps [n, prior_noise_dim]``."""
@@ -556,10 +572,12 @@ class StackedSemiSupervisedVAE(Model):
     def forward(self, batch: Batch, eps: Tensor) -> Terms:
         first, second = eps.split([self.posterior.noise_dim, self.second.noise_dim], dim=-1)
         sample = self.posterior(self.encoder(batch.x), first)
-        k, given = len(eps), self.second.given(batch.y)
+        k = len(eps)
         # every sample of z1 is an image of its own to M2
         of_codes = self.second.terms(
-            _as_images(sample.z.flatten(0, 1)), given.repeat(k), second.flatten(0, 1).unsqueeze(0)
+            _as_images(sample.z.flatten(0, 1)),
+            self.second.pairs(batch).repeated(k),
+            second.flatten(0, 1).unsqueeze(0),
         )
         log_px = self.likelihood(self.decoder(sample.z)).log_prob(batch.x)
         layers = (RowsOfSamples(layer, k) for layer in of_codes.layers)

@@ -12,7 +12,16 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.batch import Batch
 from vaelab.errors import SettingError
-from vaelab.models.model import Inference, Model, Recipe, Simulated, check_prior, chosen_by, traits_of
+from vaelab.models.model import (
+    Inference,
+    Model,
+    Recipe,
+    Simulated,
+    check_prior,
+    chosen_by,
+    one_hot,
+    traits_of,
+)
 from vaelab.models.terms import LayerTerms, Terms
 from vaelab.models.traits import Traits
 
@@ -96,10 +105,7 @@ class VAE(Model):
             return None
         if y is None:
             raise ValueError(f"this model is conditional: labels from 0 to {self.num_classes - 1} are needed")
-        classes = torch.arange(self.num_classes, device=y.device)
-        return (y.unsqueeze(-1) == classes).to(
-            next(self.parameters()).dtype
-        )  # one_hot looks at the labels first, and waits for them
+        return one_hot(y, self.num_classes).to(next(self.parameters()).dtype)
 
     def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.decoder(z) if context is None else self.decoder(z, context=context)

@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from vaelab.batch import Batch
 from vaelab.objectives import Weights
+from vaelab.training.optimizers import give
 from vaelab.training.step import OptimisationStep
 
 
@@ -31,26 +32,27 @@ class CompiledGradient:
     def __call__(self, batch: Batch, eps: Tensor, weights: Weights, num_images: int, number: int) -> Tensor:
         """As :meth:`OptimisationStep.gradient`."""
         told = [batch.x, batch.y, batch.index, eps, *_tensors(weights, eps)]
-        key = (*(tuple(t.shape) for t in told), num_images, number)
+        key = (*(tuple(t.shape) for t in told), batch.first_labelled, num_images, number)
         if (
             key not in self._compiled
         ):  # within autocast, where there is one, whose casts are written down as any operation is
-            self._compiled[key] = self._compile(told, weights, num_images, number)
+            self._compiled[key] = self._compile(told, weights, batch.first_labelled, num_images, number)
         with torch.no_grad(), torch.autocast(eps.device.type, enabled=False):
             report, *gradients = self._compiled[key](*told)
         assert report is not None
         self.step.begin_gradients()
         for parameter, gradient in zip(self.step.parameters, gradients, strict=True):
             if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                give(parameter, gradient if parameter.grad is None else parameter.grad + gradient)
         return report
 
     def _compile(
-        self, told: list[Tensor], weights: Weights, num_images: int, number: int
+        self, told: list[Tensor], weights: Weights, first_labelled: int | None, num_images: int, number: int
     ) -> Callable[..., list[Tensor | None]]:
         def passes(x: Tensor, y: Tensor, index: Tensor, eps: Tensor, *numbers: Tensor) -> list[Tensor | None]:
             own = Weights(numbers[0], None if weights.capacity is None else numbers[1])
-            loss, inference, report = self.step.losses(Batch(x, y, index), eps, own, num_images, number)
+            batch = Batch(x, y, index, first_labelled)
+            loss, inference, report = self.step.losses(batch, eps, own, num_images, number)
             joined = self.step.joined(loss, inference)
             return [report, *torch.autograd.grad(joined, self.step.parameters, allow_unused=True)]
 

@@ -28,6 +28,8 @@ class Engine(ABC):
     name: ClassVar[str]
     #: whether an optimizer keeps all that it knows on the device, the count of its steps among it
     capturable: ClassVar[bool] = False
+    #: whether a step has to be the same operations on the same shapes as any other of as many images
+    fixed: ClassVar[bool] = True
 
     @abstractmethod
     def check(self, device: torch.device, processes: int, settings: StepSettings, optimizer: Any) -> None:
@@ -57,6 +59,7 @@ class Eager(Engine):
     """The step as it stands, operation by operation."""
 
     name = "eager"
+    fixed = False
 
     def check(self, device: torch.device, processes: int, settings: StepSettings, optimizer: Any) -> None:
         """It does everything."""

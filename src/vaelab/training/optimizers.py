@@ -1,4 +1,4 @@
-"""An optimizer's state, for whichever engine asks it for steps."""
+"""An optimizer's state and its gradients, for whichever engine asks it for steps."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ def settled(state: dict[str, Any]) -> dict[str, Any]:
         for group in state["param_groups"]
     ]
     return {**state, "param_groups": groups}
+
+
+def give(parameter: Tensor, gradient: Tensor) -> None:
+    """Make ``gradient`` that of ``parameter``, as a backward pass would: with its numbers in the order in memory that the parameter's have.
+
+    Torch's fused Adam on a CPU goes through both side by side, whatever their strides: of a gradient that is a transposed view it would take each number for another's.
+    """
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    parameter.grad = gradient

@@ -121,7 +121,9 @@ class Artist:
 
     def _test_images(self, index: Tensor) -> Batch:
         batch = self.data.evaluation_batch("test", index)
-        return Batch(*(part.to(self.device) for part in (batch.x.to(self.dtype), batch.y, batch.index)))
+        return Batch(
+            batch.x.to(self.device, self.dtype), batch.y.to(self.device), batch.index.to(self.device)
+        )
 
     @torch.no_grad()
     def reconstructions(self, n: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:

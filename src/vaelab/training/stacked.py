@@ -16,6 +16,7 @@ from torch.func import functional_call, vjp, vmap
 
 from vaelab.batch import Batch
 from vaelab.objectives import Weights
+from vaelab.training.optimizers import give
 from vaelab.training.step import OptimisationStep
 
 
@@ -80,7 +81,10 @@ class StackedStep:
         reports = []
         for place, (one, at) in enumerate(zip(members, scheduled, strict=True)):
             for name, parameter in self._parameters[place].items():
-                parameter.grad = gradients[name][place] if name in self._used else None
+                if name in self._used:
+                    give(parameter, gradients[name][place])
+                else:
+                    parameter.grad = None
             reports.append(one.step.conclude(totals[place], at, one.optimizer))
         return reports
 

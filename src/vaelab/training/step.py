@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
-from vaelab.batch import Batch
+from vaelab.batch import Batch, rows_before
 from vaelab.errors import SettingError, integer, number
 from vaelab.models import Terms
 from vaelab.noise import Noise, Stream
@@ -79,6 +80,8 @@ class StepData(Protocol):
     ) -> dict[str, Tensor]: ...
 
     def with_noise(self, index: Tensor, noise: Mapping[str, Tensor], rows: slice = ...) -> Batch: ...
+
+    def first_labelled(self, num_images: int) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,8 @@ class OptimisationStep:
     def inputs(self, index: Tensor, noise: StepNoise) -> tuple[Batch, Tensor]:
         """What the model is given on this rank: the images, and the noise of the posterior ``[K, B, D]``."""
         batch = self.data.with_noise(index, noise.pixels, self.rows)
+        first = rows_before(self.data.first_labelled(len(index)), len(index), self.rows)
+        batch = replace(batch, first_labelled=first)
         eps = noise.eps.to(batch.x.dtype)
         return batch, eps[:, self.rows] if self.world_size > 1 else eps
 
@@ -362,8 +367,6 @@ def _report(value: ObjectiveValue, terms: Terms) -> Tensor:
 def _parts(batch: Batch, eps: Tensor, number: int) -> list[tuple[Batch, Tensor]]:
     if number == 1:
         return [(batch, eps)]
-    split = [t.tensor_split(number) for t in (batch.x, batch.y, batch.index)]
-    return [
-        (Batch(x, y, index), part_eps)
-        for x, y, index, part_eps in zip(*split, eps.tensor_split(number, dim=1), strict=True)
-    ]
+    split = eps.tensor_split(number, dim=1)
+    ends = accumulate((part.shape[1] for part in split), initial=0)
+    return [(batch[slice(*place)], part) for place, part in zip(pairwise(ends), split, strict=True)]
