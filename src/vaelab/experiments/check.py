@@ -103,13 +103,18 @@ KNOWN = {
     ),
     "checkpoints": ("every_n_steps", "keep"),
 }
-#: settings that the first versions had not got, as they were then
+#: settings that earlier versions had not got, as they were then
 ADDED: dict[str, Any] = {
     "init_from": None,
     "init_from_optimizer": False,
     "train_only": None,
     "report": False,
-    "sweep": {"name": None, "retry": 1, "slots": None, "threads": None},
+    "checkpoints.keep": "best_and_last",
+    "sweep.name": None,
+    "sweep.retry": 1,
+    "sweep.slots": None,
+    "sweep.threads": None,
+    "sweep.stack_size": None,
 }
 LOGGERS = {"none": ("name",), "wandb": ("name", "project", "entity", "group")}  # those without a _target_
 
@@ -172,7 +177,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
 def stored_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:
     """The configuration of a run directory, which vae-train could have written.
 
-    Settings that the first versions had not got are added as they were then.
+    Settings that earlier versions had not got are added as they were then.
 
     Raises:
         SettingError: of the ``setting`` that names the run: it cannot be read, or holds what vae-train refuses.
@@ -181,11 +186,12 @@ def stored_config(run: RunDirectory, setting: str = "run") -> dict[str, Any]:
 
 
 def accepted(config: dict[str, Any], setting: str, file: Path) -> dict[str, Any]:
-    """The configuration that was read from ``file``, with the settings that the first versions had not got; see :func:`stored_config`."""
-    for key, value in ADDED.items():
-        config.setdefault(key, value)
-    if isinstance(config.get("checkpoints"), dict):
-        config["checkpoints"].setdefault("keep", "best_and_last")
+    """The configuration that was read from ``file``, with the settings that earlier versions had not got; see :func:`stored_config`."""
+    for added, value in ADDED.items():
+        group, _, key = added.rpartition(".")
+        node = config.setdefault(group, {}) if group else config
+        if isinstance(node, dict):
+            node.setdefault(key, value)
     try:
         _check_settings(config)
     except SettingError as error:
