@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,13 @@ def steps_of(config: dict[str, Any], device: str = "cpu") -> Iterator[None]:
     raw = module.configure_optimizers()
     settle(raw, module.engine.capturable)
     carry_out, optimizer = module.engine.bind(module.make_step(data), lambda: None), Unlocked(raw)
-    number = 0
-    while True:
-        with products(config["engine"].get("matmul")):
-            carry_out(data.step_index(number).to(where), number, optimizer, torch.Tensor.backward)
-        number += 1
-        yield
+    plan = parts.plan
+    for epoch in count():
+        order = data.rows.epoch(epoch).to(where)
+        for number in range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch):
+            with products(config["engine"].get("matmul")):
+                carry_out(order[plan.rows(number)], number, optimizer, torch.Tensor.backward)
+            yield
 
 
 def in_turn(
