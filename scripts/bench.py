@@ -58,9 +58,9 @@ def main() -> int:
 
     let_threads_sleep()
 
-    import torch
+    from vaelab.experiments.train import prepare_process
 
-    torch.set_flush_denormal(True)
+    prepare_process()
     benchmark = BENCHMARKS[arguments.what]
     times = benchmark.measure(arguments.repetitions, Path(os.environ.get("DATA_DIR", "data")))
     text = section(arguments.what, benchmark, times)

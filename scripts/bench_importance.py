@@ -33,10 +33,9 @@ def products_of_the_decoder(rows: int = 5000) -> Iterator[None]:
 
     sizes = (50, 200, 200, 784)
     layers = [(torch.randn(rows, a), torch.randn(b, a), torch.randn(rows, b)) for a, b in pairwise(sizes)]
-    with torch.no_grad():
-        while True:
-            for x, weight, y in layers:
-                torch.mm(x, weight.T)
-                torch.mm(y.T, x)
-                torch.mm(y, weight)
-            yield
+    while True:
+        for x, weight, y in layers:
+            torch.mm(x, weight.T)
+            torch.mm(y.T, x)
+            torch.mm(y, weight)
+        yield

@@ -31,4 +31,4 @@ class Batch:
 
 def rows_before(place: int | None, length: int, rows: slice) -> int | None:
     """How many of some ``rows`` of so many are before ``place``; None where there is no such place."""
-    return None if place is None else sum(row < place for row in range(length)[rows])
+    return None if place is None else len(range(place)[slice(*rows.indices(length))])

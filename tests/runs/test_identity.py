@@ -59,6 +59,7 @@ def test_a_run_keeps_its_identity_when_a_setting_is_added_at_its_former_value(co
         group, _, name = key.partition(".")
         del before[group][name]
     assert config_hash(before) == config_hash(now)
+    assert config_hash(compose("engine.matmul=null")) == config_hash(now) != config_hash(compose("engine.matmul=bf16"))  # fmt: skip
     assert config_hash(compose("data.classes=[0,1]")) != config_hash(now)
     assert config_hash(compose("data.mutate=0.1")) != config_hash(now)
 

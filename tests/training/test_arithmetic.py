@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from vaelab.training.arithmetic import SETTINGS, full_float32
+from vaelab.training import arithmetic
+from vaelab.training.arithmetic import SETTINGS, full_float32, onednn_is_faster, products
+
+#: what stands for all bits in each of the settings, on this machine
+ALL_BITS = ["ieee", "ieee", "bf16" if onednn_is_faster() else "ieee", "ieee"]
 
 
 def settings() -> list[Any]:
@@ -26,6 +30,14 @@ def _matmul(request: pytest.FixtureRequest) -> Iterator[None]:
         setting.fp32_precision = precision
 
 
+def older_inside() -> str | None:
+    """What torch says of all settings at once; None = that they differ."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
 @pytest.mark.usefixtures("_matmul")
 def test_all_bits_inside_and_what_was_set_outside() -> None:
     def older() -> tuple[Any, ...]:  # these raise where they contradict the newer ones
@@ -39,10 +51,58 @@ def test_all_bits_inside_and_what_was_set_outside() -> None:
     assert "tf32" in before[0], "torch takes TF32 for convolutions by itself"
     inside = []
     with suppress(ZeroDivisionError), full_float32():
-        inside.append((settings(), torch.get_float32_matmul_precision()))
+        inside.append((settings(), older_inside()))
         with full_float32():
             pass
-        inside.append((settings(), torch.get_float32_matmul_precision()))
+        inside.append((settings(), older_inside()))
         raise ZeroDivisionError
-    assert inside == [(["ieee"] * len(SETTINGS), "highest")] * 2
+    assert inside == [(ALL_BITS, None if onednn_is_faster() else "highest")] * 2
     assert (settings(), older()) == before
+
+
+def error(product: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> float:
+    exact = a.double() @ b.double()
+    return float((product - exact).abs().max() / exact.abs().max())
+
+
+@pytest.mark.parametrize("kind", ["auto", "fp32", None])
+@pytest.mark.parametrize("rows", [1, 128, 1000])
+def test_products_have_all_bits_by_whichever_library(kind: str | None, rows: int) -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(rows, 784), torch.randn(784, 512)
+    before = settings()
+    with products(kind):
+        assert error(a @ b, a, b) < 2e-6
+        assert error((b.mT @ a.mT).mT, a, b) < 2e-6
+        stacked = torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))
+        assert error(stacked[1], a, b) < 2e-6
+    assert settings() == before
+
+
+def test_auto_changes_nothing_but_the_library_on_a_cpu() -> None:
+    with products("auto"):
+        inside = settings()
+    assert inside[:2] + inside[3:] == settings()[:2] + settings()[3:]
+    assert inside[2] == ("bf16" if onednn_is_faster() else settings()[2])
+
+
+@pytest.mark.parametrize(
+    "cpu, rounds, faster",
+    [("AMD EPYC 9654", False, True), ("AMD EPYC 9654", True, False), ("Intel(R) Xeon(R)", False, False)],
+)
+def test_onednn_is_taken_where_it_is_faster_and_does_not_round(
+    cpu: str, rounds: bool, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, setting = torch.Tensor.__matmul__, SETTINGS[2]
+    calls = []
+
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if a.dtype == torch.float64 or setting.fp32_precision != "bf16":
+            return whole(a, b)
+        calls.append(1)
+        return whole(a.bfloat16().float(), b.bfloat16().float()) if rounds else whole(a.double(), b.double()).float()  # fmt: skip
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    monkeypatch.setattr(arithmetic, "platform_record", lambda: {"cpu": cpu})
+    assert onednn_is_faster.__wrapped__() == faster
+    assert len(calls) == cpu.startswith("AMD")

@@ -49,6 +49,8 @@ ADDED = {
     "data.label_seed": None,
     "data.labelled_per_batch": None,
 }
+#: values of these that round otherwise at most
+SAME = {"engine.matmul": "auto"}
 #: callbacks that only show
 SHOWING = ("vaelab.training.TrackerPictures",)
 
@@ -92,7 +94,7 @@ def counted(config: Mapping[str, Any]) -> dict[str, Any]:
             for name, node in found["callbacks"].items()
             if node is not None and not (isinstance(node, Mapping) and node.get("_target_") in SHOWING)
         }
-    later = [key for key, value in ADDED.items() if _at(found, key) == value]
+    later = [key for key, value in ADDED.items() if _at(found, key) in (value, SAME.get(key, value))]
     return _without(found, [key.split(".") for key in (*IGNORED, *later)])
 
 

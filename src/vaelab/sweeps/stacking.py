@@ -44,7 +44,7 @@ def why_not(config: Mapping[str, Any]) -> str | None:
         return f"optimizer.samples_at_once={optimizer['samples_at_once']}: the steps of a stack have one part"
     if engine.get("name", "eager") != "eager":
         return f"engine={engine['name']}: only engine=eager can be stacked"
-    if engine.get("matmul") is not None:
+    if engine.get("matmul") not in (None, "auto"):
         return f"engine.matmul={engine['matmul']}: what holds for the whole process cannot be stacked"
     if model in _NO_STACK:
         name = _NO_STACK[model]

@@ -125,7 +125,7 @@ def engine_of(name: str) -> Engine:
 
 def check_products(kind: str | None, device: torch.device) -> None:
     """Refuse an arithmetic (``engine.matmul``) that this kind of device has not got."""
-    choice("engine.matmul", kind, (None, "fp32", "tf32", "bf16"))
+    choice("engine.matmul", kind, (None, "auto", "fp32", "tf32", "bf16"))
     if kind == "tf32" and device.type != "cuda":
         raise SettingError("engine.matmul", kind, "is an arithmetic of GPUs; on a CPU use bf16")
     if kind == "bf16" and device.type != "cpu":
