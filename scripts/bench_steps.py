@@ -50,7 +50,7 @@ def steps_of(config: dict[str, Any], device: str = "cpu") -> Iterator[None]:
     for epoch in count():
         order = data.rows.epoch(epoch).to(where)
         for number in range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch):
-            with products(config["engine"].get("matmul")):
+            with products(config["engine"].get("matmul"), module):
                 carry_out(order[plan.rows(number)], number, optimizer, torch.Tensor.backward)
             yield
 

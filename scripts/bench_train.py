@@ -59,7 +59,7 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
             self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
             for name, steps in variants.items():
-                with products("auto" if name == SAME_LIBRARY else "fp32"):
+                with products("auto" if name == SAME_LIBRARY else "fp32", pl_module):
                     began = time.perf_counter()
                     for _ in batch.indices:
                         next(steps)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from vaelab.training import arithmetic
-from vaelab.training.arithmetic import SETTINGS, full_float32, onednn_is_faster, products
+from vaelab.training.arithmetic import SETTINGS, full_float32, one_library, onednn_is_faster, products
 
 #: what stands for all bits in each of the settings, on this machine
 ALL_BITS = ["ieee", "ieee", "bf16" if onednn_is_faster() else "ieee", "ieee"]
+LARGE_MODEL = torch.nn.Linear(256, 256)
 
 
 def settings() -> list[Any]:
@@ -71,7 +72,7 @@ def test_products_have_all_bits_by_whichever_library(kind: str | None, rows: int
     torch.manual_seed(0)
     a, b = torch.randn(rows, 784), torch.randn(784, 512)
     before = settings()
-    with products(kind):
+    with products(kind, LARGE_MODEL):
         assert error(a @ b, a, b) < 2e-6
         assert error((b.mT @ a.mT).mT, a, b) < 2e-6
         stacked = torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))
@@ -80,10 +81,16 @@ def test_products_have_all_bits_by_whichever_library(kind: str | None, rows: int
 
 
 def test_auto_changes_nothing_but_the_library_on_a_cpu() -> None:
-    with products("auto"):
+    outside = settings()
+    with products("auto", LARGE_MODEL):
         inside = settings()
     assert inside[:2] + inside[3:] == settings()[:2] + settings()[3:]
     assert inside[2] == ("bf16" if onednn_is_faster() else settings()[2])
+    with products("auto", torch.nn.Linear(255, 255)):
+        assert settings() == outside, "small products gain nothing"
+    with one_library(), products("auto", LARGE_MODEL), full_float32():
+        assert settings() == ["ieee"] * 4, "what other threads would see"
+    assert settings() == outside
 
 
 @pytest.mark.parametrize(

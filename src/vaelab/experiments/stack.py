@@ -14,14 +14,13 @@ import torch
 
 from vaelab.data import datasets
 from vaelab.errors import RunFailed, SettingError
-from vaelab.experiments.check import stored_config
 from vaelab.experiments.request import Request
 from vaelab.experiments.resume import resume
 from vaelab.experiments.train import Result, prepare_process, train
 from vaelab.runs import RunDirectory, read_manifest
 from vaelab.runs.environment import intra_op
 from vaelab.runs.interruption import RESUME_ME, Interrupted, StopRequest
-from vaelab.training.arithmetic import products
+from vaelab.training.arithmetic import one_library
 from vaelab.training.together import Seat, Together
 
 
@@ -95,30 +94,16 @@ def train_together(
         outcomes.append(outcome)
         ended(outcome)
 
-    with datasets.kept(), open(os.devnull, "w", encoding="utf-8") as nowhere, stop.watching():
+    with datasets.kept(), open(os.devnull, "w", encoding="utf-8") as nowhere, stop.watching(), one_library():
         together = Together(
             [work(number, member) for number, member in enumerate(members)], stop, conclude, nowhere
         )
         try:
-            with stop.deferred(), products(_arithmetic(members)):  # before and after that of each, too
+            with stop.deferred():
                 together.carry_out()
         except Interrupted:
             pass  # each member says so itself
     return outcomes
-
-
-def _arithmetic(members: Sequence[Member]) -> str | None:
-    """``engine.matmul`` of these runs, which is one: torch has one for the whole process."""
-    for member in members:
-        config = member.config
-        if member.directory is not None:
-            try:
-                config = stored_config(RunDirectory.open(member.directory))
-            except SettingError:  # as it says itself, when its turn comes
-                continue
-        assert config is not None
-        return config["engine"].get("matmul")
-    return None
 
 
 def _as_many_threads(members: Sequence[Member]) -> None:

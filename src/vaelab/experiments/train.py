@@ -261,7 +261,7 @@ def _fit_and_test(
     module.stop, module.fault_file = stop, run.skipped_batch_file
     module.fingerprint = MetricsFile(run.fingerprint_file)
     if found is None or not found.finished:
-        with stop.deferred(), products(config["engine"].get("matmul")):
+        with stop.deferred(), products(config["engine"].get("matmul"), module):
             trainer.fit(
                 module,
                 datamodule=parts.data,

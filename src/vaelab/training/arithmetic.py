@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
-from torch import backends
+from torch import backends, nn
 
 from vaelab.runs.environment import platform_record
 
@@ -15,6 +15,9 @@ from vaelab.runs.environment import platform_record
 SETTINGS = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)  # pyright: ignore[reportAttributeAccessIssue]
 #: of these, those of the kind of device that multiplies so
 ON = {"tf32": SETTINGS[:2], "bf16": SETTINGS[2:]}
+
+#: numbers in the largest weight of a model from which on oneDNN gains: it takes longer to begin
+LARGE = 2**16
 
 
 @contextmanager
@@ -25,24 +28,42 @@ def full_float32() -> Iterator[None]:
 
 
 @contextmanager
-def products(kind: str | None) -> Iterator[None]:
+def products(kind: str | None, model: nn.Module) -> Iterator[None]:
     """Inside, float32 numbers are multiplied in this arithmetic.
 
     Args:
         kind: ``auto`` = as the process has it, but on a CPU by the library that is faster there with all bits; ``fp32`` = with all bits, by the library that torch takes;
             ``tf32`` (on a GPU) and ``bf16`` (on a CPU) = rounded to so many bits first, the products added up in float32; None = as the process has it.
+        model: that is trained.
     """
     if kind is None:
         yield
         return
     chosen: dict[object, str] = dict.fromkeys(SETTINGS, "ieee")
     chosen |= dict.fromkeys(ON.get(kind, ()), kind)
-    with _set(_all_bits_by_onednn() if kind == "auto" else chosen):
+    if kind == "auto":
+        large = max((parameter.numel() for parameter in model.parameters()), default=0) >= LARGE
+        chosen = _all_bits_by_onednn() if large else {}
+    with _set(chosen):
         yield
 
 
+@contextmanager
+def one_library() -> Iterator[None]:
+    """Inside, no thread of the process multiplies by another library than torch takes: the settings are those of the process, and threads that change them in turn would change each other's last bits."""
+    global _one_library
+    before, _one_library = _one_library, True
+    try:
+        yield
+    finally:
+        _one_library = before
+
+
+_one_library = False
+
+
 def _all_bits_by_onednn() -> dict[object, str]:
-    return {backends.mkldnn.matmul: "bf16"} if onednn_is_faster() else {}  # pyright: ignore[reportAttributeAccessIssue]
+    return {backends.mkldnn.matmul: "bf16"} if not _one_library and onednn_is_faster() else {}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @cache

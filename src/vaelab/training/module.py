@@ -260,7 +260,7 @@ class VAEModule(L.LightningModule):
             )
             if self.trainer.is_global_zero:
                 batch = self.data.train_batch(self.data.step_index(first).to(self.device), first)
-                columns = {name: value.cpu().numpy() for name, value in vars(batch).items()}
+                columns = {name: getattr(batch, name).cpu().numpy() for name in ("x", "y", "index")}
                 write_atomically(self.fault_file, archive({**columns, "step": np.array(first + 1)}))
         too_long = "" if self.step_settings.skip_norm is None else ", or the gradient too long"
         raise FloatingPointError(
