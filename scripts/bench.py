@@ -80,7 +80,7 @@ def section(what: str, benchmark: ModuleType, times: dict[str, list[float]]) -> 
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     ours, *_ = times
     rows = [
-        f"| {name} | {medians[name]:.2f} | {min(seconds):.2f} to {max(seconds):.2f} | {medians[ours] / medians[name]:.2f} |"
+        f"| {name} | {shown(medians[name])} | {shown(min(seconds))} to {shown(max(seconds))} | {medians[ours] / medians[name]:.2f} |"
         for name, seconds in times.items()
     ]
     return "\n".join(
@@ -92,14 +92,20 @@ def section(what: str, benchmark: ModuleType, times: dict[str, list[float]]) -> 
             f"- medians of {len(times[ours])}, measured {date.today()}",
             f"- hardware: {platform_record()['cpu']}, {os.cpu_count()} cores ({torch.get_num_threads()} threads)",
             f"- versions: Python {sys.version.split()[0]}, torch {version('torch')}, lightning {version('lightning')}",
+            *(f"- {note}" for note in getattr(benchmark, "NOTES", [])),
             f"- command: `DATA_DIR=... .venv/bin/python scripts/bench.py {what} --write docs/benchmarks.md`",
             "",
-            f"| variant | median | spread | {ours} takes, times this |",
+            f"| variant | median | spread | {ours}, times this |",
             "|---|---|---|---|",
             *rows,
             "",
         ]
     )
+
+
+def shown(value: float) -> str:
+    """With two digits after the point, or three that count."""
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def put(path: Path, title: str, text: str, new: str = "# Benchmarks\n") -> None:
