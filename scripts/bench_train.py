@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ Seconds an epoch of the reference experiment (60,000 images, batch 128), interle
 
 `vae-train`: the whole epoch with default logger, progress bar, metrics every 50 steps, checkpoint and tracker pictures. `plain loop`: written by hand over
 the same tensors in memory, fused Adam, three metrics added up. `plain loop, engine.matmul`: the same, with the products computed by the library that `vae-train` takes on this CPU (`engine.matmul=auto`). `torchvision and DataLoader`: the same loop over `DataLoader(MNIST(...))`. `matrix products`: those of both passes
-of the plain loop's networks, and nothing else. The aim is 1.05 times the plain loop."""
+of the plain loop's networks, and nothing else. `pythae`, where it is installed (`pip install pythae`): the steps of its trainer on the same images as float32, without its progress bar. The aim is 1.05 times the plain loop."""
 
 
 def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
@@ -42,6 +43,8 @@ def measure(repetitions: int, data_dir: Path) -> dict[str, list[float]]:
         "torchvision and DataLoader": dataloader_loop(data_dir),
         "matrix products": products_loop(),
     }
+    if find_spec("pythae") is not None:
+        variants["pythae"] = pythae_loop(x)
     times: dict[str, list[float]] = {name: [] for name in ("vae-train", *variants)}
 
     class InTurn(L.Callback):
@@ -163,4 +166,50 @@ def dataloader_loop(data_dir: Path) -> Iterator[None]:
         totals = torch.zeros(3)
         for x, _ in loader:
             train_step(parts, x.view(-1, 784), totals)
+            yield
+
+
+def pythae_loop(images: Any) -> Iterator[None]:
+    """Steps as ``pythae.trainers.BaseTrainer.train_step`` carries them out, for the same layers."""
+    import torch
+    from pythae.data.datasets import BaseDataset  # pyright: ignore[reportMissingImports]
+    from pythae.models import VAE, VAEConfig  # pyright: ignore[reportMissingImports]
+    from pythae.models.base.base_utils import ModelOutput  # pyright: ignore[reportMissingImports]
+    from pythae.models.nn import BaseDecoder, BaseEncoder  # pyright: ignore[reportMissingImports]
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig  # pyright: ignore[reportMissingImports]
+
+    layers, mean, log_variance, of_code, _ = network()
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.mean, self.log_variance = layers, mean, log_variance
+
+        def forward(self, x: Any) -> Any:
+            hidden = self.layers(x.flatten(1))
+            return ModelOutput(embedding=self.mean(hidden), log_covariance=self.log_variance(hidden))
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = of_code
+
+        def forward(self, z: Any) -> Any:
+            return ModelOutput(reconstruction=torch.sigmoid(self.layers(z)).view(-1, 1, 28, 28))
+
+    x = images.float() / 255
+    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=64, reconstruction_loss="bce")
+    data = BaseDataset(x, torch.zeros(len(x)))
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BaseTrainerConfig(
+            output_dir=folder, per_device_train_batch_size=128, learning_rate=1e-3, no_cuda=True
+        )
+        trainer = BaseTrainer(VAE(config, Encoder(), Decoder()), data, training_config=settings)
+        trainer.set_optimizer()
+    while True:
+        trainer.model.train()
+        for inputs in trainer.train_loader:
+            output = trainer.model(inputs, epoch=1, dataset_size=len(data), uses_ddp=False)
+            trainer._optimizers_step(output)
+            output.loss.item()
             yield
