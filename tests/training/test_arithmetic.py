@@ -95,11 +95,12 @@ def test_auto_changes_nothing_but_the_library_on_a_cpu() -> None:
 
 @pytest.mark.parametrize(
     "cpu, rounds, faster",
-    [("AMD EPYC 9654", False, True), ("AMD EPYC 9654", True, False), ("Intel(R) Xeon(R)", False, False)],
-)
+    [("AMD EPYC 9654", False, True), ("AMD EPYC 9654", True, False), ("Intel(R) Xeon(R)", False, False), ("AMD EPYC 9654 and a GPU", False, False)],
+)  # fmt: skip
 def test_onednn_is_taken_where_it_is_faster_and_does_not_round(
     cpu: str, rounds: bool, faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cpu.endswith("GPU"))
     whole, setting = torch.Tensor.__matmul__, SETTINGS[2]
     calls = []
 
@@ -112,4 +113,4 @@ def test_onednn_is_taken_where_it_is_faster_and_does_not_round(
     monkeypatch.setattr(torch.Tensor, "__matmul__", product)
     monkeypatch.setattr(arithmetic, "platform_record", lambda: {"cpu": cpu})
     assert onednn_is_faster.__wrapped__() == faster
-    assert len(calls) == cpu.startswith("AMD")
+    assert len(calls) == cpu.startswith("AMD") - cpu.endswith("GPU")

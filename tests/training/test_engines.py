@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.accelerators.cpu import CPUAccelerator
 from torch import Tensor
 
 from vaelab.errors import SettingError
@@ -318,7 +319,12 @@ def test_bf16_products_are_for_the_training_alone(compose: Compose, monkeypatch:
         seen.setdefault("train" if torch.is_grad_enabled() else "test", set()).add(setting.fp32_precision)
         return forward(self, x)
 
+    def asked(self: CPUAccelerator, device: torch.device) -> None:
+        """As that of a GPU does: torch raises where its settings differ."""
+        assert torch.get_float32_matmul_precision() == "highest"
+
     monkeypatch.setattr(torch.nn.Linear, "forward", noted)
+    monkeypatch.setattr(CPUAccelerator, "setup_device", asked)
     train(compose(*SMALL, "trainer.max_epochs=1", "engine.matmul=bf16", "estimator=elbo", "callbacks=none"))
     assert seen["train"] == {"bf16"}
     assert ("bf16" in seen["test"]) == onednn_is_faster(), "by that library, with all bits"

@@ -158,6 +158,7 @@ def assemble(config: dict[str, Any], parent: Parent | None = None) -> Parts:
         noise,
         step_settings=step_settings,
         engine=engine,
+        matmul=config["engine"].get("matmul"),  # an older run has none
         estimator=estimator,
         config=Secrets.of(os.environ, config).redact(config),  # it goes into every checkpoint
         log_every_n_steps=trainer["log_every_n_steps"],

@@ -69,7 +69,6 @@ from vaelab.training import (
     draw,
     open_wandb,
 )
-from vaelab.training.arithmetic import products
 from vaelab.training.checkpoints import Found, file_digest, newest, read_checkpoint
 from vaelab.training.loggers import (
     WandbTracker,
@@ -261,7 +260,7 @@ def _fit_and_test(
     module.stop, module.fault_file = stop, run.skipped_batch_file
     module.fingerprint = MetricsFile(run.fingerprint_file)
     if found is None or not found.finished:
-        with stop.deferred(), products(config["engine"].get("matmul"), module):
+        with stop.deferred():
             trainer.fit(
                 module,
                 datamodule=parts.data,

@@ -71,10 +71,13 @@ def onednn_is_faster() -> bool:
     """Whether oneDNN multiplies float32 numbers of this CPU faster than MKL, which torch takes by itself, and with all their bits.
 
     MKL is made for Intel's CPUs; on those of AMD with AVX-512 oneDNN takes less than half the time. Torch comes to it by a setting that lets it round to bfloat16 first (``bf16``), which it
-    does only where a CPU has units for matrices of such numbers: that it does not do so here is tried out.
+    does only where a CPU has units for matrices of such numbers: that it does not do so here is tried out. Where there is a GPU, nothing is computed on the CPU that would gain, and Lightning asks torch for
+    one precision of all devices, which there is not with this setting.
     """
     named = str(platform_record()["cpu"])
     if "AMD" not in named or not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    if torch.cuda.is_available():
         return False
     a, b = torch.linspace(-1, 1, 2 * 256 * 256).sin().view(2, 256, 256).unbind()
     products = []

@@ -23,7 +23,7 @@ from vaelab.models import Terms
 from vaelab.noise import ImageDraws, Noise, Split
 from vaelab.runs import write_atomically
 from vaelab.runs.interruption import StopRequest
-from vaelab.training.arithmetic import full_float32
+from vaelab.training.arithmetic import full_float32, products
 from vaelab.training.engines import Eager, Engine
 from vaelab.training.optimizers import settle, settled
 from vaelab.training.per_image import PerImageParts, archive
@@ -47,6 +47,7 @@ class VAEModule(L.LightningModule):
         noise: of the run.
         step_settings: of the optimisation step.
         engine: carries the step out.
+        matmul: arithmetic of its products, see :func:`vaelab.training.arithmetic.products`.
         estimator: measures the test set.
         config: the resolved configuration, primitives only; goes into every checkpoint.
         log_every_n_steps: optimizer steps between two entries in the loggers, or an epoch where that is shorter.
@@ -72,6 +73,7 @@ class VAEModule(L.LightningModule):
         *,
         step_settings: StepSettings = StepSettings(),
         engine: Engine | None = None,
+        matmul: str | None = None,
         estimator: Estimator | None = None,
         config: dict[str, Any] | None = None,
         log_every_n_steps: int = 50,
@@ -89,6 +91,7 @@ class VAEModule(L.LightningModule):
         self.noise = noise
         self.step_settings = step_settings
         self.engine = engine if engine is not None else Eager()
+        self.matmul = matmul
         self.estimator = estimator if estimator is not None else BoundEstimator()
         self.config = config if config is not None else {}
         self.log_every_n_steps = log_every_n_steps
@@ -161,6 +164,16 @@ class VAEModule(L.LightningModule):
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         started = time.perf_counter()
+        # here and not around the whole fit: Lightning asks torch for one precision of all devices, which there is not then
+        with products(self.matmul, self.model):
+            self._carry_out_chunk(chunk)
+        self._seconds += time.perf_counter() - started
+        step = self.trainer.global_step
+        if step == self.plan.num_steps or step % self._log_interval == 0:
+            self._log_training(step)
+        self._announce_validation(step)
+
+    def _carry_out_chunk(self, chunk: Chunk) -> None:
         optimizer, sums = self.optimizers(), self._sums
         carry_out = (
             self._carry_out if self.seat is None else self.seat.carries_out(self._step, chunk, self.stop)
@@ -174,11 +187,6 @@ class VAEModule(L.LightningModule):
                 self._losses.append((step + 1, -found[0] / len(index)))
             self._images += len(index)
             self._steps += 1
-        self._seconds += time.perf_counter() - started
-        step = self.trainer.global_step
-        if step == self.plan.num_steps or step % self._log_interval == 0:
-            self._log_training(step)
-        self._announce_validation(step)
 
     @property
     def _log_interval(self) -> int:
