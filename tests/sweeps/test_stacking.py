@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from vaelab.experiments.request import Request
 from vaelab.sweeps.job import PLACE, Place
 from vaelab.sweeps.slots import Slots
-from vaelab.sweeps.stacking import NO_STACK, likeness, why_not
+from vaelab.sweeps.stacking import OF_LABELS, likeness, why_not
 from vaelab.sweeps.stacks import Stacks, heard, told
 from vaelab.sweeps.workers import Ended, Process, Run
 
@@ -31,7 +30,6 @@ Compose = Callable[..., dict[str, Any]]
         ("optimizer.samples_at_once=1", "optimizer.samples_at_once=1: the steps of a stack have one part"),
         ("engine=graph", "engine=graph: only engine=eager can be stacked"),
         ("engine.matmul=bf16", "engine.matmul=bf16: what holds for the whole process cannot be stacked"),
-        *((f"model={name}", f"model={name}: {reason}") for name, reason in NO_STACK.items()),
     ],
 )  # fmt: skip
 def test_what_cannot_be_stacked_is_refused_by_name(compose: Compose, override: str, reason: str) -> None:
@@ -163,12 +161,14 @@ def test_a_run_is_told_and_heard(compose: Compose, tmp_path: Path) -> None:
     assert replace(asked, stack={"id": "x"}).stack == {"id": "x"}
 
 
-def test_the_models_that_cannot_be_stacked_are_those_that_are_shipped() -> None:
-    shipped = {path.stem for path in (Path(__file__).parents[2] / "configs" / "model").glob("*.yaml")}
-    assert set(NO_STACK) < shipped
-    assert all(
-        yaml.safe_load((Path(__file__).parents[2] / f"configs/model/{n}.yaml").read_text()) for n in NO_STACK
-    )
+@pytest.mark.parametrize("model", ["semi_supervised", "m1_m2"])
+def test_models_of_labels_are_stacked_where_batches_do_not_mix_them(compose: Compose, model: str) -> None:
+    usual = ("logger=none", f"model={model}", "objective=semi_supervised")
+    assert compose(*usual)["model"]["_target_"].rpartition(".")[2] in OF_LABELS
+    assert why_not(compose(*usual)) is None, "every image has a label"
+    assert why_not(compose(*usual, "data.num_labels=100", "data.labelled_per_batch=10")) is None
+    reason = str(why_not(compose(*usual, "data.num_labels=100")))
+    assert reason.startswith("data.labelled_per_batch=null: batches that mix images")
 
 
 def test_a_stack_whose_members_have_all_ended_leaves_its_slot(tmp_path: Path, compose: Compose) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor
 from given import Given
 from test_algebra import B, Choice, illegal, make, name, one_at_a_time
 from vaelab.batch import Batch
+from vaelab.experiments.assembly import assemble
 from vaelab.noise import Noise
 from vaelab.objectives import ELBO
 from vaelab.objectives.schedules import CapacitySchedule, LinearSchedule
-from vaelab.sweeps.stacking import NO_STACK
 from vaelab.training.stacked import MemberStep, StackedStep, take_apart
 from vaelab.training.step import REPORT, OptimisationStep, StepSettings
 
@@ -71,10 +72,11 @@ def weights(one: MemberStep) -> list[Tensor]:
     return list(one.step.model.state_dict().values())
 
 
+OF_LABELS = ("semi_supervised", "m1_m2")  # their batches have to be in order
 LEGAL = [choice for choice in one_at_a_time() if illegal(choice) is None]
 
 
-@pytest.mark.parametrize("choice", [c for c in LEGAL if c["model"] not in NO_STACK], ids=name)
+@pytest.mark.parametrize("choice", [c for c in LEGAL if c["model"] not in OF_LABELS], ids=name)
 def test_every_variant_is_stacked_as_it_is_by_itself(choice: Choice) -> None:
     alone, together = members(choice), members(choice)
     expected, found = carried_out(3, alone, None), carried_out(3, together, StackedStep())
@@ -85,6 +87,43 @@ def test_every_variant_is_stacked_as_it_is_by_itself(choice: Choice) -> None:
             torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-9)
         for p, q in zip(one.step.parameters, other.step.parameters, strict=True):
             assert (p.grad is None) == (q.grad is None)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=semi_supervised", "objective=semi_supervised", "data.num_labels=50", "data.labelled_per_batch=8"),
+        ("model=semi_supervised", "objective=semi_supervised", "objective.num_samples=3", "data.num_labels=50", "data.labelled_per_batch=8"),
+        ("model=semi_supervised", "objective=classification", "data.num_labels=50", "data.labelled_per_batch=40"),
+        ("model=m1_m2", "objective=semi_supervised", "data.num_labels=50", "data.labelled_per_batch=8"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_models_of_labels_are_stacked_as_they_are_by_themselves(
+    compose: Callable[..., dict[str, Any]], overrides: tuple[str, ...]
+) -> None:
+    usual = ("data=digits", "data.batch_size=40", "encoder.hidden=[16]", "decoder.hidden=[16]", "latent_dim=4", "trainer=cpu", "trainer.precision=64-true")  # fmt: skip
+
+    def runs() -> list[tuple[MemberStep, Any]]:
+        found = []
+        for seed in range(3):
+            parts = assemble(compose(*usual, *overrides, f"seed={seed}"))
+            module, data = parts.module.double(), parts.data
+            data.move_to(torch.device("cpu"), torch.float64)
+            step, optimizer = module.make_step(data), module.configure_optimizers()
+            found.append((MemberStep(step, 0, data.step_index(0), optimizer, Tensor.backward), data))
+        return found
+
+    alone, together, stack = runs(), runs(), StackedStep()
+    for number in range(5):
+        one_by_one = [
+            one.step(data.step_index(number), number, one.optimizer, one.backward) for one, data in alone
+        ]
+        at_once = stack(
+            [replace(one, number=number, index=data.step_index(number)) for one, data in together]
+        )
+        assert stack.apart is None
+        torch.testing.assert_close(torch.stack(at_once), torch.stack(one_by_one), rtol=1e-8, atol=1e-8)
 
 
 DEFAULT = LEGAL[0]

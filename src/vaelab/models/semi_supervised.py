@@ -77,9 +77,9 @@ class Pairs:
 
     def table(self, values: Tensor, missing: float = 0.0) -> Tensor:
         """``values [..., P]`` by image and class ``[..., B, C]``; ``missing`` where there is no such pair."""
-        out = values.new_full((*values.shape[:-1], *self._possible.shape), missing)
-        out[..., self.image, self.label] = values
-        return out
+        images, classes = self._possible.shape
+        out = values.new_full((*values.shape[:-1], images * classes), missing)
+        return out.index_copy(-1, self.image * classes + self.label, values).unflatten(-1, (images, classes))
 
     def probabilities(self, log_q: Tensor) -> Tensor:
         """Of each class ``[B, C]``: q(y|x) from its logarithm ``[B, C]``; 1 for the class that is given."""

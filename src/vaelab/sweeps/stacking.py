@@ -12,13 +12,8 @@ from vaelab.runs.wandb import wandb_mode
 
 #: settings in which the members of a stack may differ: what goes into the noise, what each member's own optimizer and schedules do, what it is called
 MAY_DIFFER = ("seed", "name", "tags", "optimizer", "schedule", "objective.beta", "data.label_seed", "sweep")
-#: models whose steps cannot be stacked, by their entry in ``model``, and why
-NO_STACK = {
-    "semi_supervised": "of an image without a label it computes every class, and how many there are differs from batch to batch",
-    "m1_m2": "of an image without a label it computes every class, and how many there are differs from batch to batch",
-}
-#: the same by their classes
-_NO_STACK = {"SemiSupervisedVAE": "semi_supervised", "StackedSemiSupervisedVAE": "m1_m2"}
+#: models that sum over the classes of an image without a label
+OF_LABELS = ("SemiSupervisedVAE", "StackedSemiSupervisedVAE")
 PRECISIONS = ("32-true", "64-true", "32", "64")
 
 
@@ -46,9 +41,9 @@ def why_not(config: Mapping[str, Any]) -> str | None:
         return f"engine={engine['name']}: only engine=eager can be stacked"
     if engine.get("matmul") not in (None, "auto"):
         return f"engine.matmul={engine['matmul']}: what holds for the whole process cannot be stacked"
-    if model in _NO_STACK:
-        name = _NO_STACK[model]
-        return f"model={name}: {NO_STACK[name]}"
+    data = config["data"]
+    if model in OF_LABELS and data.get("num_labels") is not None and data.get("labelled_per_batch") is None:
+        return "data.labelled_per_batch=null: batches that mix images with and without a label have no shape in common; with a number they can be stacked"
     return None
 
 

@@ -138,6 +138,9 @@ class StackedStep:
             torch.stack(each)
             for each in zip(*((batch.x, batch.y, batch.index, eps) for batch, eps in inputs), strict=True)
         )
+        first_labelled = inputs[0][
+            0
+        ].first_labelled  # the same in each: it follows from settings that they share
         kl, kl_dim = _stacked([at.kl for at in weights], x)
         capacity, capacity_dim = _stacked([at.capacity for at in weights], x)
 
@@ -147,7 +150,7 @@ class StackedStep:
         ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
             def losses(trained: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
                 at = {f"model.{name}": value for name, value in (trained | fixed).items()}
-                given = (Batch(x, y, index), eps, Weights(kl, capacity))
+                given = (Batch(x, y, index, first_labelled), eps, Weights(kl, capacity))
                 loss, inference, report = functional_call(losses_of, at, given)
                 return ((loss,) if inference is None else (loss, inference)), report
 
