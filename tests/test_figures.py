@@ -9,7 +9,7 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from vaelab import figures
-from vaelab.figures.style import DPI, PAD, TEN, VAL
+from vaelab.figures.style import DPI, NONE, PAD, TEN, VAL
 
 rng = np.random.default_rng(0)
 
@@ -141,6 +141,27 @@ def test_unlabelled_codes_are_grey_and_classes_have_their_colours():
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["3", "none"]
     assert len(set(TEN)) == 10
+
+
+def test_a_sketch_of_codes_has_each_class_in_its_colour_at_its_place():
+    # class 3 below, 4 above, each its digit between its points; a class of a point alone that is not finite is not there
+    z = np.array([[-1.0, -3.0], [1.0, -3.0], [-1.0, 3.0], [1.0, 3.0], [0.0, 0.0], [np.nan, 0.0]])
+    sketch = figures.latents_sketch(z, np.array([3, 3, 4, 4, -1, 5]))
+    assert sketch.shape == (512, 512, 3)
+    assert sketch.dtype == np.uint8
+
+    def extent(colour):
+        """First row and column, last row and column."""
+        blended = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) * 0.75 + 255 * 0.25
+        found = np.argwhere((np.abs(sketch - blended) <= 2).all(-1))
+        return [*found.min(0).tolist(), *found.max(0).tolist()]
+
+    across = (512 - 2 * PAD) / 3  # one scale for both axes
+    for colour, down in ((TEN[3], 512 - PAD), (TEN[4], PAD)):
+        assert extent(colour) == pytest.approx([down, 256 - across / 2, down, 256 + across / 2], abs=5)
+    assert sketch[256, 256].tolist() == [int(NONE[i : i + 2], 16) for i in (1, 3, 5)]
+    assert np.ptp(np.argwhere((sketch < 255).any(-1)), axis=0).max() < 512 - PAD, "nothing else is there"
+    assert (figures.latents_sketch(np.full((2, 2), np.inf), np.zeros(2)) == 255).all()
 
 
 def test_learning_curves_draw_what_was_logged_and_mark_the_selected_step():
@@ -305,6 +326,7 @@ def test_equal_figures_make_equal_bytes_without_a_time_stamp(tmp_path):
         lambda: figures.neighbours(np.zeros((2, 1, 8, 8)), np.zeros((3, 4, 1, 8, 8)), np.zeros((3, 4))),
         lambda: figures.neighbours(np.zeros((2, 1, 8, 8)), np.zeros((2, 4, 1, 8, 8)), np.zeros((2, 3))),
         lambda: figures.latents(np.zeros((3, 3)), np.zeros(3)),
+        lambda: figures.latents_sketch(np.zeros((3, 2)), np.zeros(2)),
         lambda: figures.rate_per_dimension(np.zeros(3), np.zeros(2, dtype=bool)),
         lambda: figures.rate_per_dimension([1.0, np.nan]),
         lambda: figures.rate_distortion([1.0], [1.0, 2.0], [1.0]),

@@ -1,4 +1,4 @@
-"""Pictures of a model: arrays in, a matplotlib ``Figure`` out. No pyplot, no global state, no random numbers.
+"""Pictures of a model: arrays in, a matplotlib ``Figure`` out (of what moves, and of what is drawn at many moments, pixels by Pillow). No pyplot, no global state, no random numbers.
 
 Images are ``[..., C, H, W]`` in [0, 1], C = 1 (grey) or 3 (RGB); values outside are clipped and pixels that
 are not finite are drawn magenta, so that they are seen. Every image pixel is a whole number of picture
@@ -8,7 +8,7 @@ pixels.
 from vaelab.figures.analogies import analogies
 from vaelab.figures.animation import animation
 from vaelab.figures.augmentation import accuracies, beside_real
-from vaelab.figures.codes import latents, rate_per_dimension
+from vaelab.figures.codes import latents, latents_sketch, rate_per_dimension
 from vaelab.figures.curves import learning_curves
 from vaelab.figures.detection import roc, score_extremes, score_histograms, scored_images
 from vaelab.figures.images import (
@@ -20,7 +20,7 @@ from vaelab.figures.images import (
     samples,
     traversal,
 )
-from vaelab.figures.style import raster, save
+from vaelab.figures.style import save
 from vaelab.figures.sweeps import against_setting, rate_distortion
 
 __all__ = [
@@ -32,10 +32,10 @@ __all__ = [
     "beside_real",
     "interpolation",
     "latents",
+    "latents_sketch",
     "learning_curves",
     "manifold",
     "neighbours",
-    "raster",
     "rate_distortion",
     "rate_per_dimension",
     "reconstructions",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from vaelab.figures.style import INK, PAD
+from vaelab.figures.style import INK, PAD, font
 
 WIDE = 448  # picture pixels that the images take across, about
 SECONDS, LAST_SECONDS = 0.2, 2.0  # that a frame stands
@@ -30,18 +28,16 @@ def animation(frames: ArrayLike, labels: Sequence[str]) -> bytes:
         )
     if len(shown) == 0:
         raise ValueError("an animation has at least one frame")
-    font = ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT_SIZE
-    )
+    letters = font(FONT_SIZE)
     height, width = shown.shape[1:3]
     scale = max(1, WIDE // max(height, width))
-    longest = max(int(np.ceil(font.getlength(label))) for label in labels)
+    longest = max(int(np.ceil(letters.getlength(label))) for label in labels)
     across, head = max(width * scale, longest) + 2 * PAD, 2 * PAD + FONT_SIZE
     # 64 greys are as good to the eye, and take half the bytes of 256
     is_grey, pages = bool((shown == shown[..., :1]).all()), []
     for frame, label in zip(shown, labels, strict=True):
         page = Image.new("RGB", (across, head + height * scale + PAD), "white")
-        ImageDraw.Draw(page).text((PAD, PAD), label, fill=INK, font=font)
+        ImageDraw.Draw(page).text((PAD, PAD), label, fill=INK, font=letters)
         large = Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.NEAREST)
         page.paste(large, (PAD, head))
         if is_grey:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import ImageFont
 
 Array = NDArray[Any]
 
@@ -77,21 +78,15 @@ def save(figure: Figure, path: Path | str) -> Path:
     return path
 
 
-def raster(figure: Figure) -> Array:
-    """The picture as it would be written, ``[H, W, 3]``, uint8. The figure is empty afterwards: figures refer to themselves, and would keep megabytes each until they are collected."""
-    with matplotlib.rc_context(STYLE):
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-        del canvas.renderer
-        figure.clear()
-        return picture
-
-
 def blank(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures, for those that Pillow draws."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def text_width(text: str, size: float) -> int:

@@ -10,7 +10,6 @@ import lightning as L
 import numpy as np
 import torch
 
-from vaelab import figures
 from vaelab.runs.frames import Frames, between
 from vaelab.training.loggers import log_picture, shows_pictures
 from vaelab.training.pictures import COLUMNS, Artist
@@ -108,7 +107,7 @@ def _pictures(artist: Artist) -> dict[str, np.ndarray]:
     }
     if "interpolation" not in artist.undrawable():
         shown["interpolation"] = tile(artist.between(artist.pairs(), torch.lerp))
-        shown["latents"] = figures.raster(artist.latents(codes))
+        shown["latents"] = artist.latents_sketch(codes)
     return shown
 
 

@@ -300,24 +300,19 @@ class Artist:
             f"{title}, y = {label}" if self.model.num_classes else title,
         )
 
-    def latents(self, codes: Codes | None = None) -> Figure:
-        codes = self.codes if codes is None else codes
-        means = codes.means.numpy()
-        if means.shape[1] == 1:
-            means = np.concatenate([means, np.zeros_like(means)], axis=1)
-        if means.shape[1] == 2:
-            return figures.latents(
-                means, codes.y.numpy(), title=f"means of q(z|x) of {len(means):,} test images"
-            )
-        from sklearn.decomposition import PCA  # seconds to import
-
-        pca = PCA(2, svd_solver="full").fit(means)
-        first, second = pca.explained_variance_ratio_.tolist()
+    def latents(self) -> Figure:
+        codes = self.codes
+        means, explained = plane(codes.means)
+        title = f"means of q(z|x) of {len(means):,} test images"
+        if explained is None:
+            return figures.latents(means, codes.y.numpy(), title=title)
         names = ("first principal component", "second principal component")
-        title = f"means of q(z|x) of {len(means):,} test images, in the plane in which they vary most"
-        return figures.latents(
-            pca.transform(means), codes.y.numpy(), explained=(first, second), names=names, title=title
-        )
+        title += ", in the plane in which they vary most"
+        return figures.latents(means, codes.y.numpy(), explained=explained, names=names, title=title)
+
+    def latents_sketch(self, codes: Codes) -> np.ndarray:
+        """The same of fewer images, quickly: a picture ``[H, W, 3]``, uint8."""
+        return figures.latents_sketch(plane(codes.means)[0], codes.y.numpy())
 
     # -- what can be drawn ---------------------------------------------------------------------------------------------
 
@@ -352,6 +347,20 @@ class Artist:
 
     def _unit(self, pixels: Tensor) -> np.ndarray:
         return self.data.protocol.to_unit(pixels.float()).cpu().numpy()
+
+
+def plane(codes: Tensor) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Codes ``[N, D]`` in the plane ``[N, 2]``: in that in which they vary most where D > 2, and then the fractions of their variance along its axes."""
+    points = codes.numpy()
+    if points.shape[1] == 1:
+        return np.concatenate([points, np.zeros_like(points)], axis=1), None
+    if points.shape[1] == 2:
+        return points, None
+    from sklearn.decomposition import PCA  # seconds to import
+
+    pca = PCA(2, svd_solver="full").fit(points)
+    first, second = pca.explained_variance_ratio_.tolist()
+    return pca.transform(points), (first, second)
 
 
 def _traversal_values() -> Tensor:
